@@ -49,7 +49,7 @@ def overhead(names: list[str], few: int, place: Path) -> float:
         out, listed = place / str(count), place / f"{count}.txt"
         out.mkdir(parents=True)
         listed.write_text("\n".join(names[:count]))
-        wall.append(run(CLI, "htp", "batch", listed, out, "--jobs", SLOTS, home=place / f"{count}-home"))
+        wall.append(run(CLI, "htp", "batch", listed, "-o", out, "--jobs", SLOTS, home=place / f"{count}-home"))
         exports.append(seconds_of(out / "batch.jsonl"))
     return max(1e-3, (wall[1] - wall[0] - (exports[1] - exports[0]) / SLOTS) / (len(names) - few))
 
@@ -69,11 +69,11 @@ def rows(quick: bool) -> Iterator[Row]:
         listed, out = Path(place, "models.txt"), Path(place, "out")
         listed.write_text("\n".join(names))
         with hub.recorded() as requests, traffic(hub) as sent:
-            ours = run(CLI, "htp", "batch", listed, out, "--jobs", SLOTS)
+            ours = run(CLI, "htp", "batch", listed, "-o", out, "--jobs", SLOTS)
         files = len({request.path for request in requests if "/resolve/" in request.path})
         with traffic(hub) as theirs_sent:
             theirs = sum(run(CLI, "export", "onnx", "--model", name, Path(place, "theirs", name)) for name in names)
-        again = run(CLI, "htp", "batch", listed, out, "--jobs", SLOTS)
+        again = run(CLI, "htp", "batch", listed, "-o", out, "--jobs", SLOTS)
         beyond = [overhead(names, few, Path(place, f"turn-{turn}")) for turn in range(turns)]
     against = "a loop over optimum-cli export onnx"
     name = f"{count} tiny models, {SLOTS} at a time"

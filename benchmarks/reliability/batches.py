@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def arguments(self) -> list[str]:
-        return ["htp", "batch", "--retry-failed", str(self.listed), str(self.out)]
+        return ["htp", "batch", "--retry-failed", str(self.listed), "-o", str(self.out)]
 
     @property
     def home(self) -> Path:

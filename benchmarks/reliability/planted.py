@@ -98,7 +98,7 @@ def code_in_the_current_folder(root: Path, quick: bool) -> Trial:
         (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w')\nraise ImportError\n")
     (folder / "models.txt").write_text(f"{REPO}\n")
     commands = {
-        "batch": ("htp", "batch", "models.txt", "out"),
+        "batch": ("htp", "batch", "models.txt", "-o", "out"),
         "export": ("export", "htp", "--model", REPO, "single"),
         "compare": ("htp", "compare", "single/model.onnx", "single/model.onnx"),
     }

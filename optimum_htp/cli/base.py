@@ -1,6 +1,6 @@
-"""What our commands share: errors become one sentence and an exit code, and Ctrl-C or a kill cleans up.
+"""Base class of our commands: an error becomes one line and an exit code, and a signal ends the command cleanly.
 
-optimum-cli imports this for each of its commands, so what a command needs is imported when it runs.
+optimum-cli imports this module for each of its commands. A command therefore imports its dependencies when it runs.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = ["Command", "message_of"]
 
 logger = get_logger(__name__)
 
-_OURS: Final = (["htp"], ["export", "htp"])
-_CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
+_COMMANDS: Final = (["htp"], ["export", "htp"])
+_CLOSED: Final = 128 + 13  # exit code in a shell of a program that SIGPIPE ended
 _DEBUG: Final = "OPTIMUM_HTP_DEBUG"
-_WIDEST: Final = 100  # characters of a line of help
+_QUIET: Final = "Print no progress and no results, only errors and requested data."
+_WIDEST: Final = 100  # characters per line of help
 
 
-def _say_no_more_than_interrupted() -> None:
-    """Let Ctrl-C before a command runs, while its arguments are read, end with one line too.
+def _shorten_interrupts() -> None:
+    """Make Ctrl-C end in one line also while the arguments are parsed.
 
-    Python drops an exception that is raised in a finalizer, as there are while modules are imported: the signal is
-    then sent again.
+    Python drops an exception that is raised in a finalizer, for example during imports. The signal is then sent again.
     """
     before, unraisable = sys.excepthook, sys.unraisablehook
 
@@ -61,18 +61,18 @@ def _say_no_more_than_interrupted() -> None:
     sys.unraisablehook = on_unraisable
 
 
-if any(sys.argv[1 : len(names) + 1] == names for names in _OURS):  # no other command of optimum-cli is concerned
-    _say_no_more_than_interrupted()
+if any(sys.argv[1 : len(names) + 1] == names for names in _COMMANDS):  # other commands of optimum-cli are unchanged
+    _shorten_interrupts()
 
 
 class Command(BaseOptimumCLICommand):  # type: ignore[misc]
-    """A command that ends with exit code 1 and a sentence on standard error where something fails.
+    """A command that reports a failure in one line on standard error and exits with code 1.
 
     Attributes:
-        stop: Whether a signal came.
-        partial: What a JSON document has beside the error where the command fails.
+        stop: State of the signals.
+        partial: Fields of the JSON document of a failed command, besides the error.
         examples: Command lines for the help, without `optimum-cli`.
-        exit_codes: What the exit codes of the command mean, for the help.
+        exit_codes: Meaning of the exit codes, for the help.
     """
 
     stop: Stop
@@ -82,16 +82,21 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.partial: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
-        self.describe(self.parser, self.COMMAND.help)
+        if not kwargs.get("from_defaults_factory"):  # a second instance, with a complete parser
+            self.describe(self.parser, self.COMMAND.help)
 
     @classmethod
     def describe(cls, parser: ArgumentParser, text: str) -> None:
-        """Give a parser of this command a description, examples and exit codes.
+        """Complete the parser of this command: option names, `--quiet`, description, examples and exit codes.
 
         Args:
             parser: The parser.
-            text: What the command does; a parser that has a description keeps it.
+            text: Description of the command; an existing description is kept.
         """
+        from optimum_htp.cli.parser import adopt
+
+        parser.add_argument("-q", "--quiet", action="store_true", help=_QUIET)
+        adopt(parser)
         width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
         parser.formatter_class = RawDescriptionHelpFormatter
         parser.description = parser.description or "\n".join(textwrap.wrap(text, width))
@@ -100,28 +105,28 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
         parser.epilog = "\n".join([*lines, *codes])
 
     def run(self) -> None:
-        """Run the command; raise `SystemExit` where it fails."""
-        from optimum_htp.cli.display import OutputClosedError, logging_in_lines
+        """Run the command; raise `SystemExit` if it fails."""
+        from optimum_htp.cli.display import OutputClosedError, logging_in_lines, quieted
         from optimum_htp.cli.interrupts import Stop
 
         self.stop = Stop()
         if os.environ.get(_DEBUG):
             logging.basicConfig()
             logging.getLogger("optimum_htp").setLevel(logging.DEBUG)
-        with self.stop.listening(), logging_in_lines():
+        with self.stop.listening(), logging_in_lines(), quieted(is_quiet=self.args.quiet):
             try:
                 self._execute_and_flush()
             except OutputClosedError:
                 self._exit(_CLOSED)
             except KeyboardInterrupt:
                 self._interrupted()
-            except Exception as error:  # noqa: BLE001 - what no file or Hub is to blame for is told as our bug
-                if self.stop.wanted:  # the signal came while an extension was imported, which made this of it
+            except Exception as error:  # noqa: BLE001 - an unexpected error is reported as our bug
+                if self.stop.wanted:  # an import of an extension converted the signal
                     self._interrupted()
                 self._failed(error)
 
     def _execute_and_flush(self) -> None:
-        """Do what the command is for, and print what is held back, also where it ends with a code of its own."""
+        """Execute the command and flush its output, also if it raises `SystemExit`."""
         from optimum_htp.cli.display import flush
 
         ended: SystemExit | None = None
@@ -136,7 +141,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
     @abstractmethod
     def execute(self) -> None:
-        """Do what the command is for."""
+        """Execute the command."""
 
     def _failed(self, error: Exception) -> NoReturn:
         from optimum_htp.cli.display import OutputClosedError, show_error, show_json
@@ -150,7 +155,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
                 show_json({**self.partial, "error": type(error).__name__, "message": message})
         except OutputClosedError:
             self._exit(_CLOSED)
-        except OutputError:  # standard error is told, where that can be written to
+        except OutputError:  # the error is already on standard error, if that is writable
             pass
         self._exit(1)
 
@@ -168,28 +173,28 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
         from optimum_htp.hubs.daemons import TRANSFERS
 
         close_quietly()
-        # A transfer may go on in a thread. Python would wait for it, or for the lock of its socket, and an old hf_xet
-        # would make it crash.
-        others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-        is_left = self.stop.wanted or any(thread.name == TRANSFERS for thread in others)
-        if self.stop.left_threads or (is_left and others):
+        # A transfer can still run in a thread. Python would wait for the thread or for the lock of its socket, and an
+        # old hf_xet would crash.
+        threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+        is_left = self.stop.wanted or any(thread.name == TRANSFERS for thread in threads)
+        if self.stop.left_threads or (is_left and threads):
             os._exit(code)
         raise SystemExit(code) from None
 
 
 def message_of(error: Exception, file: str | None = None) -> str:
-    """Return what went wrong, in words.
+    """Return the message of an error.
 
     Args:
-        error: What was raised.
-        file: The file that it was raised for; named where the words do not.
+        error: The error.
+        file: The file that caused it; it is added if the message does not contain it.
     """
     from optimum_htp.errors import OptimumHTPError
 
     text = str(error)
     if not isinstance(error, (OptimumHTPError, OSError)):
         text = (
-            f"{type(error).__name__}: {text or 'no more is known'}. This is a bug of optimum-htp: please report it, "
-            f"with what {_DEBUG}=1 prints."
+            f"{type(error).__name__}: {text or 'no message'}. This is a bug of optimum-htp: please report it "
+            f"with the output of {_DEBUG}=1."
         )
     return text if file is None or file in text else f"{file}: {text}"

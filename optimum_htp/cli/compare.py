@@ -1,4 +1,4 @@
-"""`optimum-cli htp compare A B`: two models module by module, or a file with the PyTorch model of its commit."""
+"""`optimum-cli htp compare A B`: compare two models module by module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json
-from optimum_htp.cli.files import add_force_argument, add_hub_arguments, expand, hub_access
+from optimum_htp.cli.files import expand
+from optimum_htp.cli.options import (
+    add_force_argument,
+    add_hub_arguments,
+    add_json_argument,
+    add_trust_remote_code_argument,
+    hub_access,
+)
+from optimum_htp.cli.parser import number
 
 if TYPE_CHECKING:
     from optimum_htp.modules.comparison.records import Comparison
@@ -18,7 +26,7 @@ __all__ = ["CompareCommand"]
 
 
 class CompareCommand(Command):
-    """Compares files; exits with 1 where anything differs by more than the tolerances allow, or B lacks a file."""
+    """Compares files; exits with 1 if a difference exceeds the tolerances, or if B has no file of that name."""
 
     examples = (
         "htp compare out/model.onnx quantized/model_quantized.onnx",
@@ -32,20 +40,20 @@ class CompareCommand(Command):
         parser.add_argument("one", metavar="A", help="A tagged ONNX file, or a folder of them.")
         parser.add_argument("other", metavar="B", nargs="?", help="An ONNX file of the same model, or a folder.")
         parser.add_argument(
-            "--pytorch", action="store_true", help="In place of B: the commit's own model, in PyTorch."
+            "--pytorch", action="store_true", help="Compare with the PyTorch model of the commit instead of B."
         )
-        parser.add_argument("--inputs", metavar="NPZ", help="Arrays to run both on; default: inputs that are made.")
-        parser.add_argument("--atol", type=float, default=1e-4, help="Absolute tolerance of an element (1e-4).")
-        parser.add_argument("--rtol", type=float, default=1e-3, help="Relative tolerance of an element (1e-3).")
-        parser.add_argument("--all", action="store_true", help="Show the modules without differences too.")
-        parser.add_argument("-o", "--output", help="Also write it: .html, .md or .json.")
-        parser.add_argument("--trust-remote-code", action="store_true", help="Let code of the model's repo run.")
+        parser.add_argument("--inputs", metavar="NPZ", help="Input arrays (default: generated inputs).")
+        parser.add_argument("--atol", type=number(), default=1e-4, help="Absolute tolerance (default: 1e-4).")
+        parser.add_argument("--rtol", type=number(), default=1e-3, help="Relative tolerance (default: 1e-3).")
+        parser.add_argument("--all", action="store_true", help="Show also the modules without differences.")
+        parser.add_argument("-o", "--output", metavar="FILE", help="Also write a report: .json, .md or .html.")
+        add_trust_remote_code_argument(parser)
         add_force_argument(parser)
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_json_argument(parser)
         add_hub_arguments(parser)
 
     def execute(self) -> None:
-        """Compare, report, and exit with 1 where there is more than the tolerances allow."""
+        """Compare, report, and exit with 1 if a difference exceeds the tolerances."""
         from optimum_htp.cli.display import bar
         from optimum_htp.errors import ArgumentError
         from optimum_htp.modules.comparison.compare import compare_models
@@ -54,13 +62,13 @@ class CompareCommand(Command):
 
         args = self.args
         if (args.other is None) == (not args.pytorch):
-            raise ArgumentError("Name a second file to compare with, or give --pytorch.")
+            raise ArgumentError("Pass either a second file B or --pytorch.")
         pairs, missing = _pairs(args.one, args.other)
         if args.output:
             inputs = [file for file in (args.one, args.other, args.inputs) if file is not None]
-            check_report_path(args.output, inputs, force=args.force)  # before minutes of work
+            check_report_path(args.output, inputs, force=args.force)  # fail early
         if args.output and len(pairs) + len(missing) > 1:
-            raise ArgumentError("--output is for one pair of files: name the files in place of the folders.")
+            raise ArgumentError("--output takes one pair of files. Pass two files instead of folders.")
         found = []
         for one, other in pairs:
             with bar(f"Comparing {one}", "module", hidden=False) as progress:
@@ -87,14 +95,14 @@ class CompareCommand(Command):
             for comparison in found:
                 self._show(comparison)
             if missing:
-                show(f"{args.other} lacks {', '.join(missing)}")
+                show(f"{args.other} has no {', '.join(missing)}")
         if exceeds:
             sys.exit(1)
 
-    def _progress(self, tell: Any) -> Any:
+    def _progress(self, update: Any) -> Any:
         def progress(done: int, total: int) -> None:
             self.stop.check()
-            tell(done, total)
+            update(done, total)
 
         return progress
 
@@ -109,7 +117,7 @@ class CompareCommand(Command):
 
 
 def _pairs(one: str, other: str | None) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """Return the files to compare, of two folders those that have the same name in both; and those that B lacks."""
+    """Return the pairs of files to compare, and the names that only the first folder has."""
     from optimum_htp.errors import ArgumentError
 
     folder = Path(one)
@@ -119,5 +127,5 @@ def _pairs(one: str, other: str | None) -> tuple[list[tuple[str, str | None]], l
     missing = [name.as_posix() for name in names if other is not None and not (Path(other) / name).is_file()]
     names = [name for name in names if name.as_posix() not in missing]
     if not names:
-        raise ArgumentError(f"{one} has no ONNX files{f' that {other} has too' if other is not None else ''}.")
+        raise ArgumentError(f"{one} has no ONNX files{f' that are also in {other}' if other is not None else ''}.")
     return [(str(folder / name), None if other is None else str(Path(other) / name)) for name in names], missing

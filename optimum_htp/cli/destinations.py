@@ -1,4 +1,4 @@
-"""The destinations that plugins add to the commands that write files, such as `--push-to-hub`."""
+"""Destinations of written files, which plugins add as options such as `--push-to-hub`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["add_destinations", "send"]
 logger = get_logger(__name__)
 
 _TAKEN: Final = frozenset({"engine", "error", "failed", "files", "message", "metadata", "seconds", "task"})
-"""Keys of the commands' own JSON documents."""
+"""Keys of the JSON documents of our commands."""
 
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A destination whose options a parser has.
+    """A destination whose options were added to a parser.
 
     Attributes:
         plugin: Name of the plugin.
-        destination: What it provides.
-        options: Names of the arguments.
+        destination: The destination.
+        options: Names of its arguments.
     """
 
     plugin: str
@@ -37,9 +37,9 @@ class _Accepted:
 
 
 def add_destinations(parser: Any) -> list[str]:
-    """Declare the options of all destinations; return the names of their arguments.
+    """Add the options of all destinations; return the names of their arguments.
 
-    A destination that fails, or has an option or a name that is taken, is left out with a warning.
+    A destination is skipped with a warning if it fails, or if its name or one of its options exists already.
     """
     from optimum_htp.plugins import destinations
 
@@ -49,14 +49,14 @@ def add_destinations(parser: Any) -> list[str]:
             own = ArgumentParser(add_help=False)
             one.add_arguments(own)
             options = tuple(action.dest for action in own._actions)
-            taken = own._option_string_actions.keys() & parser._option_string_actions.keys()
-            taken |= {*options} & {action.dest for action in parser._actions}
-            taken |= {one.name} & {*_TAKEN, *accepted}
-            if taken:
-                raise ValueError(f"{', '.join(sorted(taken))} is taken")
+            existing = own._option_string_actions.keys() & parser._option_string_actions.keys()
+            existing |= {*options} & {action.dest for action in parser._actions}
+            existing |= {one.name} & {*_TAKEN, *accepted}
+            if existing:
+                raise ValueError(f"{', '.join(sorted(existing))} exists already")
             one.add_arguments(parser)
-        except Exception as error:  # noqa: BLE001 - others' code may raise anything
-            logger.warning("A destination of the plugin %r is left out: %s: %s", plugin, type(error).__name__, error)
+        except Exception as error:  # noqa: BLE001 - code of plugins can raise anything
+            logger.warning("A destination of the plugin %r is skipped: %s: %s", plugin, type(error).__name__, error)
             continue
         accepted[one.name] = _Accepted(plugin, one, options)
     parser.set_defaults(destinations=tuple(accepted.values()))
@@ -64,12 +64,12 @@ def add_destinations(parser: Any) -> list[str]:
 
 
 def send(args: Namespace, files: Sequence[str | Path], document: dict[str, Any]) -> None:
-    """Send files to the destinations that options ask for.
+    """Send files to the destinations that the options select.
 
     Args:
         args: The options of the command.
-        files: The files that it wrote.
-        document: Gets each result, under the name of its destination. Without `--json` the results are printed.
+        files: The written files.
+        document: Receives each result under the name of its destination. Without `--json` the results are printed.
 
     Raises:
         PluginError: A destination raises an error of another package.

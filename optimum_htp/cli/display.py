@@ -1,7 +1,7 @@
-"""The one way to the terminal: what our commands print goes through here, one line a call.
+"""Output of our commands, one line per call.
 
-Nothing in a file, a file's name or another library's message steers the terminal or forges a line. Where the reader
-of a pipe has had enough (`| head`), the command ends without a word.
+Control characters in file contents, file names and messages of libraries are escaped, so they cannot change the
+terminal or fake a line. If the reader of a pipe has closed it (`| head`), the command ends silently.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from contextvars import ContextVar
+from typing import Any, Final, TextIO
 
 from optimum_htp.errors import OutputError
 from optimum_htp.masking import mask_record, masked, without_secrets
@@ -26,30 +28,81 @@ __all__ = [
     "close_quietly",
     "cut",
     "flush",
+    "is_hidden",
     "logging_in_lines",
+    "quieted",
     "show",
+    "show_data",
     "show_error",
     "show_json",
+    "show_progress",
     "wrapped",
 ]
 
+_QUIET: Final = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+}
+"""Environment variables that silence libraries in child processes."""
+
 
 class OutputClosedError(Exception):
-    """Nobody reads what is printed any more."""
+    """The reader of the output has closed the pipe."""
+
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextlib.contextmanager
+def quieted(*, is_quiet: bool) -> Iterator[None]:
+    """Show neither progress nor results in this block, if `is_quiet`; in child processes neither."""
+    if not is_quiet:
+        yield
+        return
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for package in ("huggingface_hub", "transformers", "diffusers", "optimum", "optimum_htp"):
+        logging.getLogger(package).setLevel(logging.ERROR)
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    token = _quiet.set(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _quiet.reset(token)
 
 
 def show(line: str = "", file: TextIO | None = None) -> None:
-    """Print a line, on standard output where no other stream is given.
+    """Print a line of a result on standard output, or an error on the given stream. `--quiet` hides results.
 
     Raises:
-        OutputClosedError: Nobody reads it.
-        OutputError: It cannot be written, as on a full disk.
+        OutputClosedError: The reader has closed the pipe.
+        OutputError: The line cannot be written, for example because the disk is full.
     """
-    _write(printable(without_secrets(line)), file)
+    if file is not None or not _quiet.get():
+        _write(printable(without_secrets(line)), file)
+
+
+def show_progress(line: str) -> None:
+    """Print a line about the progress on standard error. `--quiet` hides it."""
+    if not _quiet.get():
+        _write(printable(without_secrets(line)), sys.stderr)
+
+
+def show_data(line: str) -> None:
+    """Print a line of requested data on standard output, also with `--quiet`."""
+    _write(printable(without_secrets(line)), None)
 
 
 def show_error(message: str) -> None:
-    """Print what went wrong on standard error, as one line."""
+    """Print an error on standard error, in one line."""
     _write(f"error: {sentence(without_secrets(message))}", sys.stderr)
 
 
@@ -57,19 +110,19 @@ def show_json(document: Any) -> None:
     """Print a JSON document.
 
     Raises:
-        OutputClosedError: Nobody reads it.
-        OutputError: It cannot be written, as on a full disk.
+        OutputClosedError: The reader has closed the pipe.
+        OutputError: The document cannot be written, for example because the disk is full.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     _write(json_text(masked(document), indent=2, ascii_only=codecs.lookup(encoding).name != "utf-8"), None)
 
 
 def flush() -> None:
-    """Print what is still held back.
+    """Flush standard output.
 
     Raises:
-        OutputClosedError: Nobody reads it.
-        OutputError: It cannot be written, as on a full disk.
+        OutputClosedError: The reader has closed the pipe.
+        OutputError: The output cannot be written, for example because the disk is full.
     """
     if sys.stdout is not None:
         with _writing("output"):
@@ -77,7 +130,7 @@ def flush() -> None:
 
 
 def close_quietly() -> None:
-    """Let the interpreter, which flushes at its end, not complain about what cannot be written."""
+    """Flush the standard streams; redirect a failing one, so that the interpreter reports no error at its end."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
@@ -89,7 +142,7 @@ def close_quietly() -> None:
 
 @contextlib.contextmanager
 def logging_in_lines() -> Iterator[None]:
-    """Make what this package logs in this block as harmless as what it prints. No package logs secrets in it."""
+    """Escape control characters in the log messages of this package, and mask secrets in those of all packages."""
     before = logging.getLogRecordFactory()
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -107,11 +160,11 @@ def logging_in_lines() -> Iterator[None]:
 
 
 def wrapped(lines: Sequence[str], taken: int) -> Iterator[str]:
-    """Yield texts in lines that fit the terminal, where standard output is one.
+    """Yield texts in lines that fit the terminal, if standard output is a terminal.
 
     Args:
         lines: The texts.
-        taken: Columns that are taken by what stands before each.
+        taken: Number of columns before each line.
     """
     width = _width()
     for line in map(printable, lines):
@@ -122,7 +175,7 @@ def wrapped(lines: Sequence[str], taken: int) -> Iterator[str]:
 
 
 def cut(line: str) -> str:
-    """Return a line as far as it fits the terminal, where standard output is one."""
+    """Return a line, truncated to the width of the terminal if standard output is a terminal."""
     width, line = _width(), printable(line)
     return line if width is None or len(line) <= width else f"{line[: width - 1]}…"
 
@@ -133,7 +186,7 @@ def _width() -> int | None:
 
 def _write(text: str, file: TextIO | None) -> None:
     stream = file or sys.stdout
-    if stream is None:  # it was closed before we were started (`>&-`), where Python's own print says nothing either
+    if stream is None:  # closed at the start (`>&-`); Python's print is silent then, too
         return
     encoding = stream.encoding or "utf-8"
     with _writing("error" if stream is sys.stderr else "output"):
@@ -142,7 +195,7 @@ def _write(text: str, file: TextIO | None) -> None:
 
 @contextlib.contextmanager
 def _writing(name: str) -> Iterator[None]:
-    """Tell what the system says of a standard stream that cannot be written to."""
+    """Convert an error of a standard stream."""
     try:
         yield
     except BrokenPipeError as error:
@@ -150,22 +203,27 @@ def _writing(name: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(
-            f"Standard {name} cannot be written to: {reason}. Make room there, or redirect it elsewhere."
+            f"Standard {name} cannot be written: {reason}. Free disk space, or redirect it to another file."
         ) from error
+
+
+def is_hidden(*, hidden: bool = False) -> bool | None:
+    """Return tqdm's `disable`: None shows a bar if standard error is a terminal."""
+    return True if hidden or _quiet.get() else None
 
 
 @contextlib.contextmanager
 def bar(label: str, unit: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar if standard error is a terminal; give a function that takes what is done, and of what.
+    """Show a progress bar if standard error is a terminal; yield a function that takes the progress and the total.
 
     Args:
-        label: What is worked on.
-        unit: Of what is counted.
-        hidden: Whether another bar is there already.
+        label: Description of the work.
+        unit: Unit of the progress.
+        hidden: Whether to show no bar, because another one is shown.
     """
     from tqdm import tqdm
 
-    with tqdm(desc=printable(label), unit=unit, disable=True if hidden else None, leave=False) as shown:
+    with tqdm(desc=printable(label), unit=unit, disable=is_hidden(hidden=hidden), leave=False) as shown:
 
         def tell(done: int, total: int) -> None:
             shown.total = total

@@ -1,4 +1,4 @@
-"""`optimum-cli htp env`: the versions that are installed, and what is bridged between them."""
+"""`optimum-cli htp env`: the installed versions, and the incompatibilities that are bridged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
+from optimum_htp.cli.options import add_json_argument
 
 if TYPE_CHECKING:
     from optimum_htp.hooks.newest.stack import Stack
@@ -18,7 +19,7 @@ __all__ = ["EnvCommand"]
 
 
 class EnvCommand(Command):
-    """Prints what a report of a problem needs."""
+    """Prints the versions that a bug report needs."""
 
     examples = (
         "htp env",
@@ -28,10 +29,10 @@ class EnvCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_json_argument(parser)
 
     def execute(self) -> None:
-        """Import Optimum's ONNX code and print what was found."""
+        """Import Optimum's ONNX code, and print versions and bridges."""
         from optimum_htp.hooks.newest.stack import inspect_stack
 
         logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -46,14 +47,14 @@ class EnvCommand(Command):
 def _lines(stack: Stack) -> Iterator[str]:
     width = max(len(package.name) for package in stack.packages)
     for package in stack.packages:
-        newer = f"  newer than {package.tested}, the newest that was tested" if package.is_newer else ""
+        newer = f"  newer than {package.tested}, the newest tested version" if package.is_newer else ""
         yield f"{package.name:<{width}}  {package.version or 'not installed'}{newer}"
     yield ""
     if not stack.enabled:
-        yield "optimum-htp is switched off (OPTIMUM_HTP_DISABLE)."
+        yield "optimum-htp is disabled (OPTIMUM_HTP_DISABLE)."
     bridged = [item for item in stack.breaks if item["bridged"]]
     if not stack.breaks:
-        yield "No bridge is needed: optimum-onnx knows this transformers."
+        yield "No bridge is needed: optimum-onnx supports this transformers."
     elif stack.enabled:
         yield f"{len(bridged)} of {len(stack.breaks)} known breaks between optimum-onnx and transformers are bridged:"
     for item in bridged:

@@ -1,4 +1,4 @@
-"""`optimum-cli htp extract FILE --module PATH -o layer.onnx`: a module as an ONNX model of its own."""
+"""`optimum-cli htp extract FILE --module PATH -o layer.onnx`: write one module as a separate ONNX model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from argparse import ArgumentParser
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json, wrapped
 from optimum_htp.cli.folding import folded
+from optimum_htp.cli.options import add_json_argument
+from optimum_htp.cli.parser import integer
 
 __all__ = ["ExtractCommand"]
 
 
 class ExtractCommand(Command):
-    """Cuts a module out of a tagged file."""
+    """Extracts a module of a tagged file."""
 
     examples = (
         "htp extract out/model.onnx --module bert.encoder.layer.0 -o layer.onnx",
@@ -25,16 +27,22 @@ class ExtractCommand(Command):
         """Declare the arguments."""
         parser.add_argument("file", metavar="FILE", help="A tagged ONNX file.")
         parser.add_argument(
-            "--module", required=True, metavar="PATH", help="The module, or a pattern that matches one (see nodes)."
+            "--module",
+            required=True,
+            metavar="PATH",
+            help="Module, or a pattern that matches one module (see nodes).",
         )
-        parser.add_argument("-o", "--output", required=True, help="The file to write.")
+        parser.add_argument("-o", "--output", metavar="FILE", required=True, help="ONNX file to write.")
         parser.add_argument(
-            "--call", type=int, metavar="N", help="Which call of a module that is called several times."
+            "--call",
+            type=integer(1),
+            metavar="N",
+            help="Call to extract, if the module is called several times.",
         )
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_json_argument(parser)
 
     def execute(self) -> None:
-        """Write the module, and say what crosses its border."""
+        """Write the module, and print its inputs and outputs."""
         from optimum_htp.modules.extract import extract_module
 
         cut = extract_module(self.args.file, self.args.module, self.args.output, self.args.call)

@@ -1,32 +1,26 @@
-"""Commands over many files: side by side, with a progress bar, one report a file, going on after a failure."""
+"""Base of commands over many files: parallel, with a progress bar; a failure does not stop the other files."""
 
 from __future__ import annotations
 
 import glob
 import os
 from abc import abstractmethod
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from optimum_htp.cli.base import Command, message_of
 from optimum_htp.cli.display import show_error, show_json
+from optimum_htp.cli.options import add_jobs_argument, add_json_argument
 from optimum_htp.masking import get_logger
-
-if TYPE_CHECKING:
-    from optimum_htp.hubs import HubAccess
 
 __all__ = [
     "FilesCommand",
     "FileResult",
-    "add_external_data_argument",
     "add_files_arguments",
-    "add_force_argument",
-    "add_hub_arguments",
     "expand",
-    "hub_access",
     "is_manifest",
 ]
 
@@ -35,7 +29,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class FileResult:
-    """What came of one file: a value, or an error."""
+    """Result of one file: a value, or an error."""
 
     file: str
     value: Any = None
@@ -43,30 +37,30 @@ class FileResult:
 
 
 class FilesCommand(Command):
-    """A command that takes files, folders (every `.onnx` file below them), globs, and perhaps URLs."""
+    """A command over files, folders (every `.onnx` file below them), globs, and in some commands URLs."""
 
     takes_urls: ClassVar[bool] = False
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        """Declare the arguments that all of them take."""
+        """Declare the arguments of all these commands."""
         add_files_arguments(parser, "ONNX files, folders of them, or globs.")
 
     def execute(self) -> None:
-        """Work through the files, report on each, and exit with `exit_code`."""
+        """Process the files, report on each, and exit with `exit_code`."""
         from optimum_htp.errors import ArgumentError
 
         files = self.named_files()
         self.partial = {"files": [], "failed": len(files)}
         if not self.takes_urls and (urls := [file for file in files if "://" in file]):
             raise ArgumentError(
-                f"{urls[0]} is not here, and only `htp info` reads files where they lie. Fetch it first: `hf download "
-                "ORG/REPO FILE --local-dir .`"
+                f"{urls[0]} is a URL; only `optimum-cli htp info` reads URLs. Download the file first: "
+                "`hf download ORG/REPO FILE --local-dir .`"
             )
         work = self.prepare(files)
         from optimum_htp.cli.workers import Workers
 
-        workers = Workers(files, lambda file: _outcome(file, work), max(1, self.args.jobs), self.stop)
+        workers = Workers(files, lambda file: _outcome(file, work), self.args.jobs, self.stop)
         workers.run()
         outcomes = workers.outcomes
         code = self.exit_code(outcomes)
@@ -97,27 +91,27 @@ class FilesCommand(Command):
                 self.show(outcome, several=several)
 
     def named_files(self) -> list[str]:
-        """Return the files that the arguments stand for."""
+        """Return the files of the arguments."""
         return expand(self.args.files)
 
     @abstractmethod
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
-        """Do what all files need once; return what is done with each."""
+        """Prepare what all files need; return the function that processes a file."""
 
     @abstractmethod
     def show(self, outcome: FileResult, *, several: bool) -> None:
-        """Print what came of a file."""
+        """Print the result of a file."""
 
     @abstractmethod
     def document(self, outcome: FileResult) -> dict[str, Any]:
-        """Return what came of a file, for JSON."""
+        """Return the result of a file, for JSON."""
 
     def finish(self, outcomes: Sequence[FileResult]) -> dict[str, Any]:
-        """Do what is left where all is well with every file; return what the JSON document says of it."""
+        """Run a last step if no file failed; return its fields of the JSON document."""
         return {}
 
     def exit_code(self, outcomes: Iterable[FileResult]) -> int:
-        """Return 1 where a file failed."""
+        """Return 1 if a file failed."""
         return int(any(outcome.error is not None for outcome in outcomes))
 
     def _as_document(self, outcome: FileResult) -> dict[str, Any]:
@@ -128,23 +122,14 @@ class FilesCommand(Command):
 
 
 def add_files_arguments(parser: ArgumentParser, kinds: str) -> None:
-    """Declare the arguments of a command over files; `kinds` says what may be named."""
+    """Declare the arguments of a command over files; `kinds` is the help text of `FILE`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help=kinds)
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Files to work on at a time.")
-
-
-def add_force_argument(parser: Any) -> None:
-    """Declare how a file of another kind is replaced; see `check_output`."""
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="Let an output replace a file of another kind. ONNX files and files that are read are kept even so.",
-    )
+    add_json_argument(parser)
+    add_jobs_argument(parser)
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Return the files that arguments stand for, each once, in their order; a name of nothing stays as it is."""
+    """Return the files of arguments, each once, in order. An argument without a file is kept."""
     found: list[str] = []
     for argument in arguments:
         if _is(Path.is_dir, argument):
@@ -158,12 +143,12 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
 
 def is_manifest(argument: str) -> bool:
-    """Tell whether an argument is the path of a batch's manifest: of a JSON file, and there are no others here."""
+    """Return whether an argument is the manifest of a batch, that is an existing JSON file."""
     return argument.endswith(".json") and _is(Path.is_file, argument)
 
 
 def _inside(folder: str) -> Iterator[str]:
-    """Yield the ONNX files below a folder. Hidden ones are nobody's models: caches, and what killed programs left."""
+    """Yield the ONNX files below a folder, without hidden ones: caches and files of killed programs."""
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (str(Path(here, name)) for name in names if name.endswith(".onnx") and not name.startswith("."))
@@ -172,49 +157,24 @@ def _inside(folder: str) -> Iterator[str]:
 def _is(check: Callable[[Path], bool], argument: str) -> bool:
     try:
         return argument != "" and check(Path(argument))
-    except (OSError, ValueError):  # too long for a name, or not allowed in one
+    except (OSError, ValueError):  # too long, or with characters that names cannot contain
         return False
 
 
-def add_hub_arguments(parser: ArgumentParser) -> None:
-    """Declare how to reach the Hub."""
-    parser.add_argument("--cache_dir", default=None, help="Path of the Hub's cache.")
-    parser.add_argument("--local-files-only", action="store_true", help="Take everything from the cache.")
-    parser.add_argument("--force-download", action="store_true", help="Fetch files again although the cache has them.")
-
-
-def add_external_data_argument(parser: ArgumentParser) -> None:
-    """Declare the option of commands that change files in place."""
-    parser.add_argument(
-        "--external-data",
-        action="store_true",
-        help="Move the weights to FILE_data next to each file; needed where a file would have more than 2 GiB.",
-    )
-
-
-def hub_access(args: Namespace) -> HubAccess:
-    """Return what `add_hub_arguments` declared."""
-    from optimum_htp.hubs import HubAccess
-
-    return HubAccess(
-        cache_dir=args.cache_dir, local_files_only=args.local_files_only, force_download=args.force_download
-    )
-
-
 def _outcome(file: str, work: Callable[[str], Any]) -> FileResult:
-    """Return what comes of a file. Whatever is raised for one says nothing of the others."""
+    """Return the result of a file. An error concerns this file only."""
     from optimum_htp.errors import OptimumHTPError
 
     try:
         return FileResult(file, work(file))
     except (OptimumHTPError, OSError) as error:
         return FileResult(file, error=error)
-    except Exception as error:  # a bug of ours, which must not silence the report on the others
+    except Exception as error:  # a bug of ours; the other files are still reported
         logger.debug("%r failed", file, exc_info=True)
         return FileResult(file, error=error)
 
 
 def _attributes(error: Exception) -> dict[str, Any]:
-    """Return what an error says beside its message that a program can act on."""
+    """Return the fields of an error that a program can use."""
     retry_after = getattr(error, "retry_after", None)
     return {} if retry_after is None else {"retry_after": retry_after}

@@ -1,6 +1,6 @@
-"""Inputs, outputs and embedded files for people: what a decoder keeps for each of its layers is one line.
+"""Short lines for inputs, outputs and embedded files: key-value caches of all layers become one line.
 
-`past_key_values.0.key` to `past_key_values.11.value`, of one type and shape, are `past_key_values.0…11.key/value`.
+`past_key_values.0.key` to `past_key_values.11.value`, of one type and shape, become `past_key_values.0…11.key/value`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["folded", "sizes"]
 
 _OF_A_LAYER: Final = re.compile(r"((?:past|present)\w*\.)(\d{1,6})(\.(?:\w+\.)*)(\w+)", re.ASCII)
-_FEWEST: Final = 3  # that are worth it
+_FEWEST: Final = 3  # names in a group that is shortened
 
 
 def folded(specs: Sequence[TensorSpec]) -> list[str]:
-    """Return inputs or outputs as lines, those of a decoder's layers together."""
+    """Return inputs or outputs as lines; the caches of all layers are one line."""
     groups: dict[Hashable, list[tuple[TensorSpec, int, str]]] = {}
     for spec in specs:
         match = _OF_A_LAYER.fullmatch(spec.name)
@@ -32,9 +32,9 @@ def folded(specs: Sequence[TensorSpec]) -> list[str]:
     for group in groups.values():
         layers = sorted({layer for _, layer, _ in group})
         leaves = list(dict.fromkeys(leaf for _, _, leaf in group))
-        whole = layers[-1] - layers[0] + 1 == len(layers) and len(layers) * len(leaves) == len(group)
+        is_complete = layers[-1] - layers[0] + 1 == len(layers) and len(layers) * len(leaves) == len(group)
         match = _OF_A_LAYER.fullmatch(group[0][0].name)
-        if match is None or len(group) < _FEWEST or not whole:
+        if match is None or len(group) < _FEWEST or not is_complete:
             lines += [str(spec) for spec, _, _ in group]
             continue
         numbers = f"{layers[0]}…{layers[-1]}" if len(layers) > 1 else str(layers[0])
@@ -44,7 +44,7 @@ def folded(specs: Sequence[TensorSpec]) -> list[str]:
 
 
 def sizes(files: Sequence[EmbeddedFile]) -> str:
-    """Return how many files there are and how large they are together."""
+    """Return the number of files and their total size."""
     from optimum_htp.report.outline import size_text
 
     return f"{len(files)} file{'' if len(files) == 1 else 's'} ({size_text(sum(file.size for file in files))})"

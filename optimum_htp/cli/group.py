@@ -1,8 +1,9 @@
-"""`optimum-cli htp`: the group of commands for ONNX files that carry a record."""
+"""`optimum-cli htp`: the group of commands for ONNX files with a record."""
 
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
 from typing import Any, Final
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
@@ -12,40 +13,45 @@ from optimum_htp.commands import CommandEntry
 __all__ = ["HTPCommand", "commands"]
 
 _MODULES: Final = {"unembed": "embed"}
-"""The commands whose module has another name."""
+"""The modules of commands whose module has another name."""
 
 _COMMANDS: Final = tuple(
     CommandEntry(name, text, f"optimum_htp.cli.{_MODULES.get(name, name)}:{name.capitalize()}Command")
     for name, text in {
         "compare": (
-            "Compare two ONNX files of a model, or one with its PyTorch model, module by module: operators, weights, "
-            "and the outputs of each on the same inputs."
+            "Compare two ONNX files of a model, or an ONNX file and its PyTorch model, module by module: "
+            "operators, weights, and the outputs of each module for the same inputs."
         ),
-        "embed": "Put config and preprocessor files into ONNX files that have a record.",
-        "env": "Print the installed versions, and which breaks between them are bridged.",
-        "extract": "Write a module of an ONNX file as an ONNX model of its own.",
-        "info": "Show which model ONNX files came from; also of a file on a Hub (hf://).",
-        "inject": "Write into ONNX files which model they came from.",
-        "nodes": "Print the names of the nodes of modules, by path, glob or class.",
-        "report": "Write a report of ONNX files: .json, .md, or an .html page to look at.",
-        "run": "Answer texts or images on the terminal with an ONNX file, without PyTorch.",
-        "strip": "Remove from ONNX files everything that this package wrote into them.",
-        "tag": "Write into each node which module of the PyTorch model it came from.",
-        "unembed": "Take embedded config and preprocessor files out of ONNX files.",
-        "verify": (
-            "Check that the records of ONNX files are true; with --weights, that every weight is from the commit."
-        ),
+        "embed": "Embed config and preprocessor files into ONNX files with a record.",
+        "env": "Print the installed versions and the incompatibilities that are bridged.",
+        "extract": "Write one module of an ONNX file as a separate ONNX model.",
+        "info": "Show the source model of ONNX files, also of files on a Hub (hf://).",
+        "inject": "Add a record of the source model to existing ONNX files.",
+        "nodes": "Print the names of the nodes of modules, selected by path, glob or class.",
+        "report": "Write a report about ONNX files: .json, .md or .html.",
+        "run": "Run an ONNX file on texts or images, without PyTorch.",
+        "strip": "Remove all metadata of this package from ONNX files.",
+        "tag": "Tag each node with its module of the PyTorch model.",
+        "unembed": "Remove embedded config and preprocessor files from ONNX files, and extract them.",
+        "verify": ("Check the records of ONNX files; with --weights, check every weight against the commit."),
     }.items()
 )
 
 
 class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
-    """Without a subcommand it prints its help."""
+    """Prints its help if no command is given."""
 
-    COMMAND = CommandInfo(name="htp", help="Read, write and check what ONNX files say about the model they came from.")
+    COMMAND = CommandInfo(name="htp", help="Read, write and check records of the source model in ONNX files.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare no arguments; the parsers of the commands get the class of this one."""
+        from optimum_htp.cli.parser import adopt
+
+        adopt(parser)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # optimum-cli makes the parsers of all its commands each time, so ours are only made where they are asked for.
+        # optimum-cli creates the parsers of all commands each time. Ours are created only for `optimum-cli htp`.
         if self.COMMAND.name in sys.argv[1:2]:
             is_core = any(entry.name in sys.argv[2:3] for entry in _COMMANDS)
             self.SUBCOMMANDS = tuple(map(_info, _COMMANDS if is_core else commands()))
@@ -53,7 +59,7 @@ class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
 
 
 def commands() -> list[CommandEntry]:
-    """Return all commands of the group by their names; plugins, which add some, take time to load."""
+    """Return all commands of the group, sorted by name. This loads the plugins, which takes time."""
     from optimum_htp import plugins
 
     known = {entry.name: entry for entry in _COMMANDS}
@@ -66,13 +72,13 @@ def _info(entry: CommandEntry) -> CommandInfo:
         return CommandInfo(entry.name, entry.help, subcommand_class=_Unused)
     try:
         return CommandInfo(entry.name, entry.help, subcommand_class=entry.load())
-    except Exception as error:  # others' code may raise anything
+    except Exception as error:  # code of plugins can raise anything
         sys.stderr.write(
-            f"error: The command {entry.name} cannot be loaded from {entry.target}: {type(error).__name__}: {error}. "
+            f"error: the command {entry.name} cannot be loaded from {entry.target}: {type(error).__name__}: {error}. "
             "Upgrade or uninstall the plugin that adds it.\n"
         )
         raise SystemExit(1) from error
 
 
 class _Unused(BaseOptimumCLICommand):  # type: ignore[misc]
-    """A command that was not asked for: the list of commands has its name and its help."""
+    """A command that is not run: the list of commands shows its name and its help."""

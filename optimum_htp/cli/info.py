@@ -1,4 +1,4 @@
-"""`optimum-cli htp info FILE`: where an ONNX file came from, and what is in its graph."""
+"""`optimum-cli htp info FILE`: show the record and the graph of ONNX files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.cli.display import cut, show, wrapped
 from optimum_htp.cli.files import FileResult, FilesCommand
 from optimum_htp.cli.folding import folded
+from optimum_htp.cli.parser import integer
 
 if TYPE_CHECKING:
     from optimum_htp.errors import MetadataError
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["InfoCommand"]
 
-_COLUMN: Final = 15  # characters of a label
+_COLUMN: Final = 15  # width of a label
 
 
 class InfoCommand(FilesCommand):
-    """Prints the record of files, a summary of their graph, and with --show-metadata every property as it is."""
+    """Prints the record of files, a summary of their graph, and with --show-metadata every metadata property."""
 
     examples = (
         "htp info out/model.onnx --tree --depth 2",
@@ -39,13 +40,13 @@ class InfoCommand(FilesCommand):
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
         FilesCommand.parse_args(parser)
-        parser.add_argument("--tree", action="store_true", help="Show the modules, with nodes, parameters and bytes.")
-        parser.add_argument("--depth", type=int, help="Levels of modules that --tree shows.")
-        parser.add_argument("--all", action="store_true", help="Show each input and output, past key values too.")
-        parser.add_argument("--show-metadata", action="store_true", help="Show every metadata property as it is.")
+        parser.add_argument("--tree", action="store_true", help="Show the modules with nodes, parameters and bytes.")
+        parser.add_argument("--depth", type=integer(1), metavar="N", help="Number of module levels to show.")
+        parser.add_argument("--all", action="store_true", help="Show each input and output, also past key values.")
+        parser.add_argument("--show-metadata", action="store_true", help="Show every metadata property unchanged.")
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
-        """Return the reader of a file; one that shows everything goes on where the record is bad."""
+        """Return the function that reads a file; with --show-metadata an invalid record is no error."""
         return functools.partial(_read, lenient=self.args.show_metadata, tree=self.args.tree)
 
     def show(self, outcome: FileResult, *, several: bool) -> None:
@@ -97,7 +98,7 @@ class InfoCommand(FilesCommand):
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a file says of itself; of one at a URL only what is beside its graph."""
+    """Contents of a file; of a URL without the graph."""
 
     header: ModelHeader
     record: ExportMetadata | None
@@ -133,16 +134,16 @@ def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
         problem = error
     if graph is None:
         if tree:
-            raise MetadataError(f"{file} is not here: download it to see its modules.")
+            raise MetadataError(f"--tree does not read URLs. Download {file} first.")
         return _Reading(header, record, problem)
     modules = summarize(graph, known_assignment(file, header, graph)) if tree else None
     return _Reading(header, record, problem, graph, external, modules)
 
 
 def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
-    """Return what is shown of a file: for each label its lines."""
+    """Return the lines of a file for each label."""
     header, record, graph = reading.header, reading.record, reading.graph
-    known: dict[str, str | None] = {"model": "unknown: the file has no record of where it came from"}
+    known: dict[str, str | None] = {"model": "unknown: the file has no record"}
     if record is not None:
         known = {
             "model": record.hub_id or "local",
@@ -180,7 +181,7 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
 
 
 def _embedded(record: ExportMetadata) -> list[str]:
-    """Return a line for each file that travels with the model, and one that says where they are if not in this."""
+    """Return a line per embedded file, and the name of the file that contains them if it is another one."""
     from optimum_htp.report.outline import size_text
 
     where = [f"in {record.embedded_in}:"] if record.embedded_in is not None else []

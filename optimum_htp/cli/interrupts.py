@@ -1,8 +1,8 @@
-"""Ctrl-C and kills: nothing is replaced after them, and what was done before is told.
+"""Ctrl-C and SIGTERM: no file is replaced after them, and finished results are reported.
 
-A signal sets a flag and raises in the main thread. The flag counts even where the exception is lost on its way (some
-modules of extensions swallow it while they are imported): each file is asked for right before it is replaced. Python
-drops an exception that is raised in a finalizer (`__del__`): the signal is then sent again.
+A signal sets a flag and raises an exception in the main thread. Some extension modules drop this exception while they
+are imported, so the flag is checked again before each file is replaced. Python drops an exception that is raised in a
+finalizer (`__del__`). The signal is then sent again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from optimum_htp.onnxfile.replace_file import before_replacing
 
 __all__ = ["Stop"]
 
-_GRACE: Final = 1.0  # seconds for threads that are about to replace a file to do so, or to notice that they may not
-_LAST_GRACE: Final = 0.8  # for those that write to remove what they wrote
+_GRACE: Final = 1.0  # seconds for threads to finish a replacement or to notice the signal
+_LAST_GRACE: Final = 0.8  # seconds for threads to remove incomplete files
 
 
 class Stop:
-    """Whether the user or the system wants the command to end.
+    """State of the signals that end a command.
 
     Attributes:
-        code: The exit code that says which signal came.
-        left_threads: Whether threads are still running that do not notice.
+        code: Exit code for the signal: 128 plus its number.
+        left_threads: Whether threads still run after a signal.
     """
 
     def __init__(self) -> None:
@@ -43,23 +43,23 @@ class Stop:
 
     @property
     def wanted(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal arrived."""
         return self._wanted.is_set()
 
     def check(self) -> None:
-        """Raise `KeyboardInterrupt` where a signal came."""
+        """Raise `KeyboardInterrupt` if a signal arrived."""
         if self.wanted:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Heed signals in this block, and let no file be replaced after one."""
+        """Handle signals in this block; after a signal no file is replaced."""
         before = {}
         if threading.current_thread() is threading.main_thread():
-            heard = (
+            handled = (
                 number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN
             )
-            before = {number: signal.signal(number, self._on_signal) for number in heard}
+            before = {number: signal.signal(number, self._on_signal) for number in handled}
         token = before_replacing.set(self.check)
         hook = sys.unraisablehook
 
@@ -82,7 +82,7 @@ class Stop:
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
-        """Let a first signal wait for the end of this block: what was done is told whole."""
+        """Delay a first signal until the end of this block, so that the report is complete."""
         self._holding = True
         try:
             yield
@@ -90,12 +90,12 @@ class Stop:
             self._holding = False
 
     def end(self, threads: Sequence[threading.Thread]) -> None:
-        """End threads that replace files: they finish what is all but done, and give up the rest."""
+        """End threads that replace files: they finish a started replacement and skip the rest."""
         self._wanted.set()
-        self.left_threads = True  # a second signal may come before they have ended
+        self.left_threads = True  # a second signal can arrive before they end
         _join(threads, _GRACE)
         for thread in threads:
-            if thread.is_alive() and thread.ident is not None:  # far from replacing anything: in the middle of writing
+            if thread.is_alive() and thread.ident is not None:  # it still writes
                 identity = ctypes.c_ulong(thread.ident)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(KeyboardInterrupt))
         _join(threads, _LAST_GRACE)

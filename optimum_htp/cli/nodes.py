@@ -1,18 +1,19 @@
-"""`optimum-cli htp nodes FILE PATTERN...`: the nodes of modules, for tools that want their names."""
+"""`optimum-cli htp nodes FILE PATTERN...`: the names of the nodes of modules, for other tools."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import show, show_json
+from optimum_htp.cli.display import show_data, show_json
 from optimum_htp.cli.files import expand
+from optimum_htp.cli.options import add_json_argument
 
 __all__ = ["NodesCommand"]
 
 
 class NodesCommand(Command):
-    """Prints the names of the nodes of modules, one a line."""
+    """Prints the names of the nodes of modules, one per line."""
 
     examples = (
         "htp nodes out/model.onnx bert.encoder.layer.0.attention",
@@ -29,10 +30,10 @@ class NodesCommand(Command):
             metavar="PATTERN",
             help="A module (bert.encoder.layer.0), with globs (* is one component, ** any number), or a class.",
         )
-        parser.add_argument("--json", action="store_true", help="Print module, class, operator and initializers too.")
+        add_json_argument(parser)
 
     def execute(self) -> None:
-        """Print the nodes of the files; a pattern has to match in one of them."""
+        """Print the nodes of the files; each pattern must match in at least one of them."""
         from optimum_htp.modules.select import find_nodes_of_files
 
         found = find_nodes_of_files(expand([self.args.file]), self.args.patterns)
@@ -41,4 +42,4 @@ class NodesCommand(Command):
             show_json({"files": documents})
             return
         for name in dict.fromkeys(node.name for nodes in found.values() for node in nodes if node.name):
-            show(name)
+            show_data(name)

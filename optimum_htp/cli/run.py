@@ -1,4 +1,4 @@
-"""`optimum-cli htp run FILE [INPUT...]`: answers of a model, without PyTorch."""
+"""`optimum-cli htp run FILE [INPUT...]`: run a model without PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["RunCommand"]
 
 
 class RunCommand(Command):
-    """Prints what a model answers to texts or images."""
+    """Prints the results of a model for texts or images."""
 
     examples = (
         'htp run out/model.onnx "I like it"',
@@ -25,7 +25,7 @@ class RunCommand(Command):
         add_arguments(parser)
 
     def execute(self) -> None:
-        """Answer the inputs."""
+        """Run the model on the inputs."""
         from optimum_htp.cli.display import OutputClosedError
 
         try:

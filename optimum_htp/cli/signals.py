@@ -1,4 +1,4 @@
-"""Signals whose exception was lost: Python drops what a finalizer raises (`__del__`, a callback of `weakref`)."""
+"""Sends a signal again, because Python drops exceptions of finalizers (`__del__`, callbacks of `weakref`)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _PAUSE: Final = 0.05  # seconds for a finalizer to end
 
 
 def send_again(number: int, still: Callable[[], bool] = lambda: True) -> None:
-    """Send a signal to the main thread, from a new thread and a moment later.
+    """Send a signal to the main thread from a new thread, after a short delay.
 
     Args:
         number: The signal.
-        still: Asked right before: whether it is wanted then.
+        still: Called before sending: whether the signal is still required.
     """
-    _thread.start_new_thread(_send, (number, still))  # takes no lock that is held where a finalizer runs
+    _thread.start_new_thread(_send, (number, still))  # takes no lock, so it is safe in a finalizer
 
 
 def _send(number: int, still: Callable[[], bool]) -> None:
     time.sleep(_PAUSE)
     if not still():
         return
-    if hasattr(signal, "pthread_kill"):  # wakes the main thread where it waits
+    if hasattr(signal, "pthread_kill"):  # also wakes a waiting main thread
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
         _thread.interrupt_main(signal.Signals(number))

@@ -1,4 +1,4 @@
-"""`optimum-cli htp strip FILE...`: remove every key of ours, or stack traces of PyTorch's exporter."""
+"""`optimum-cli htp strip FILE...`: remove our metadata, or the stack traces of PyTorch's exporter."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FileResult, FilesCommand
+from optimum_htp.cli.parser import path
 
 __all__ = ["StripCommand"]
 
 
 class StripCommand(FilesCommand):
-    """Removes our keys from files and their nodes, or stack traces from the nodes."""
+    """Removes our metadata keys from files and nodes, or the stack traces from nodes."""
 
     examples = (
-        "htp strip out/model.onnx --output plain.onnx",
+        "htp strip out/model.onnx -o plain.onnx",
         "htp strip out/*.onnx",
     )
 
@@ -26,19 +27,21 @@ class StripCommand(FilesCommand):
         """Declare the arguments."""
         FilesCommand.parse_args(parser)
         parser.add_argument(
+            "-o",
             "--output",
-            type=Path,
-            help="Where to write instead of in place: a file name, or for several files a folder.",
+            type=path,
+            metavar="PATH",
+            help="File or folder to write to (default: change the files in place); for several files a folder.",
         )
         parser.add_argument(
             "--stack-traces",
             action="store_true",
-            help="Remove the stack traces that PyTorch's dynamo exporter writes into nodes, instead of our keys: they "
-            "hold paths of the machine that exported the file.",
+            help="Remove the stack traces of PyTorch's dynamo exporter from the nodes, instead of our keys. They "
+            "contain paths of the machine that exported the file.",
         )
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
-        """Return what strips a file."""
+        """Return the function that strips a file."""
         from optimum_htp.errors import OnnxWriteError
         from optimum_htp.onnxfile.outputs import ONNX, check_output
         from optimum_htp.stamping.strip import strip_metadata, strip_stack_traces
@@ -47,12 +50,16 @@ class StripCommand(FilesCommand):
         into = output is not None and (len(files) > 1 or output.is_dir() or output.suffix != ".onnx")
         names = [Path(file).name for file in files]
         if into and len(set(names)) < len(names):
-            raise OnnxWriteError(f"Several files have one name, and cannot all go to {output}. Strip them one by one.")
+            raise OnnxWriteError(
+                f"Several files have the same name, so {output} cannot contain all. Strip them one by one."
+            )
         if output is not None and into:
             try:
                 output.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise OnnxWriteError(f"{output} cannot be a folder for the output: {error}.") from error
+                raise OnnxWriteError(
+                    f"{output} cannot be created: {error.strerror or error}. Pass another folder with -o."
+                ) from error
 
         def target_of(file: str) -> Path | None:
             return output / Path(file).name if output is not None and into else output

@@ -1,4 +1,4 @@
-"""`optimum-cli htp verify FILE...`: hold what files say against the Hub, and with --weights their weights too."""
+"""`optimum-cli htp verify FILE...`: check records against the Hub, and with --weights the weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from optimum_htp.cli.files import (
     FileResult,
     FilesCommand,
     add_files_arguments,
-    add_hub_arguments,
     expand,
-    hub_access,
     is_manifest,
 )
+from optimum_htp.cli.options import MODEL, REVISION, add_hub_arguments, hub_access
 from optimum_htp.report.texts import sentence
 
 if TYPE_CHECKING:
@@ -29,20 +28,20 @@ if TYPE_CHECKING:
 
 __all__ = ["VerifyCommand"]
 
-_MISFIT: Final = 3
+_MISMATCH: Final = 3
 _UNCHECKED: Final = 5
-_SHOWN: Final = 20  # weights that are named
+_SHOWN: Final = 20  # weights that are listed
 
 
 class VerifyCommand(FilesCommand):
-    """Checks records; its exit code says what is wrong: 1 invalid, 3 does not fit, 4 not reached, 5 unchecked."""
+    """Checks records. Exit codes: 1 invalid, 3 mismatch, 4 Hub not reached, 5 unchecked."""
 
     examples = (
         "htp verify out/model.onnx",
         "htp verify --weights out/*.onnx --json",
     )
     exit_codes = (
-        "0 valid, 1 invalid or an error, 2 wrong arguments, 3 the model does not fit the graph or a weight is not "
+        "0 valid, 1 invalid or an error, 2 wrong arguments, 3 the model does not match the graph or a weight is not "
         "from the commit, 4 the Hub cannot be reached, 5 a weight cannot be checked"
     )
 
@@ -57,16 +56,14 @@ class VerifyCommand(FilesCommand):
         parser.add_argument(
             "--weights",
             action="store_true",
-            help="Match every weight to a tensor of the commit's safetensors; fetches only the tensors it needs.",
+            help="Check every weight against the tensors of the commit; downloads only the tensors it needs.",
         )
-        parser.add_argument(
-            "-m", "--model", help="With --weights: the model or folder to hold them against, not what the file says."
-        )
-        parser.add_argument("--revision", help="With --model: branch, tag, commit or refs/pr/N.")
+        parser.add_argument("-m", "--model", help=f"{MODEL} With --weights: replaces the recorded model.")
+        parser.add_argument("--revision", help=f"{REVISION} Requires --model.")
         add_hub_arguments(parser)
 
     def named_files(self) -> list[str]:
-        """Return the files that the arguments stand for: a manifest stands for all that it names."""
+        """Return the files of the arguments; a manifest stands for all of its files."""
         manifests = [argument for argument in self.args.files if is_manifest(argument)]
         for argument in manifests:
             from optimum_htp.stamping.manifests import read_manifest
@@ -75,16 +72,16 @@ class VerifyCommand(FilesCommand):
         return [*expand([name for name in self.args.files if name not in manifests]), *self._expected]
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
-        """Return what checks a file."""
+        """Return the function that checks a file."""
         from optimum_htp.errors import ArgumentError
         from optimum_htp.stamping.manifests import verify_listed
         from optimum_htp.stamping.verify import verify_metadata
 
         args, access = self.args, hub_access(self.args)
         if not args.weights and (args.model or args.revision):
-            raise ArgumentError("--model and --revision say what --weights are held against: give that too.")
+            raise ArgumentError("--model and --revision require --weights.")
         if args.revision and not args.model:
-            raise ArgumentError("--revision is for --model: a file says its own commit.")
+            raise ArgumentError("--revision requires --model: a file records its commit.")
 
         def prove(file: str) -> Proof:
             from optimum_htp.cli.display import bar
@@ -108,19 +105,19 @@ class VerifyCommand(FilesCommand):
         return check
 
     def show(self, outcome: FileResult, *, several: bool) -> None:
-        """Print the verdict, on standard error where something is wrong."""
+        """Print the verdict; a failed one on standard error."""
         checked: _Checked = outcome.value
         if (verdict := checked.verdict) is not None:
-            stream = sys.stderr if verdict.status.value else sys.stdout
+            stream = sys.stderr if verdict.status.value else None
             show(f"{outcome.file}: {verdict.status.name.lower()}: {sentence(verdict.reason)}", stream)
             for what, why in verdict.unchecked.items():
                 show(cut(f"  not checked: {what}: {why}"))
         if (proof := checked.proof) is not None:
             for line in _lines(outcome.file, proof):
-                show(cut(line), sys.stderr if proof.foreign else sys.stdout)
+                show(cut(line), sys.stderr if proof.foreign else None)
 
     def document(self, outcome: FileResult) -> dict[str, Any]:
-        """Return the verdict for JSON."""
+        """Return the verdict, for JSON."""
         checked: _Checked = outcome.value
         document: dict[str, Any] = {}
         if (verdict := checked.verdict) is not None:
@@ -135,13 +132,13 @@ class VerifyCommand(FilesCommand):
         return document if checked.proof is None else {**document, "weights": checked.proof.as_dict()}
 
     def exit_code(self, outcomes: Iterable[FileResult]) -> int:
-        """Return the code of what is wrong, 1 where different things are."""
+        """Return the common exit code of the files that fail, or 1 if they have different codes."""
         codes = {_code(outcome) for outcome in outcomes} - {0}
         return codes.pop() if len(codes) == 1 else int(bool(codes))
 
 
 def _code(outcome: FileResult) -> int:
-    """Return the exit code of what came of a file."""
+    """Return the exit code for the result of a file."""
     from optimum_htp.errors import DownloadError, HubUnreachableError
     from optimum_htp.stamping.verify import Status
 
@@ -153,7 +150,7 @@ def _code(outcome: FileResult) -> int:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What is known of a file: of its record, and of its weights."""
+    """Results of the checks of a file: record and weights."""
 
     verdict: Verdict | None
     proof: Proof | None = None
@@ -164,26 +161,26 @@ class _Checked:
             return int(self.verdict.status.value)
         if self.proof is None:
             return 0
-        return _MISFIT if self.proof.foreign else _UNCHECKED if self.proof.unchecked else 0
+        return _MISMATCH if self.proof.foreign else _UNCHECKED if self.proof.unchecked else 0
 
 
 def _lines(file: str, proof: Proof) -> Iterable[str]:
-    """Yield what is said of a file's weights: the counts, the modules, and each weight that is foreign."""
+    """Yield lines about the weights of a file: counts, modules, and foreign or unchecked weights."""
     from optimum_htp.report.outline import size_text
 
     counts = proof.counts
     bad = {"unchecked": "not checkable", "foreign": "NOT FROM THIS COMMIT"}
     summary = ", ".join(f"{count} {bad.get(name, name)}" for name, count in counts.items() if count)
-    yield f"{file}: weights: {summary} ({proof.source}; {size_text(proof.fetched)} fetched)"
+    yield f"{file}: weights: {summary} ({proof.source}; {size_text(proof.fetched)} downloaded)"
     if not proof.tagged:
-        yield "  the file has no tags: which tensor belongs where was told by names, else by value alone"
+        yield "  the file has no tags: tensors are matched by name, otherwise by value"
     for module, evidence in _outermost(proof):
         yield f"  {module or '(model)':<40} {_WORDS[evidence]}"
     shown = (*proof.foreign, *proof.unchecked)
     for finding in shown[:_SHOWN]:
         yield f"  {finding.name}: {finding.how}"
     if len(shown) > _SHOWN:
-        yield f"  and {len(shown) - _SHOWN} more: --json has all"
+        yield f"  and {len(shown) - _SHOWN} more; --json lists all"
 
 
 _WORDS: Final = {
@@ -196,13 +193,13 @@ _WORDS: Final = {
 
 
 def _outermost(proof: Proof) -> Iterable[tuple[str, str]]:
-    """Yield modules with what is known of them, and go into those alone in which it is not the same everywhere."""
+    """Yield modules with their evidence; a module is expanded if its submodules have different evidence."""
     modules = proof.modules
     inside: dict[str, list[str]] = {}
     for module in modules:
         if module:
-            holder = module.rpartition(".")[0]
-            inside.setdefault(holder, []).append(module)
+            parent = module.rpartition(".")[0]
+            inside.setdefault(parent, []).append(module)
     waiting = [""] if "" in modules else []
     while waiting:
         module = waiting.pop()

@@ -1,7 +1,7 @@
-"""Files worked on side by side, with a progress bar, until all are done or a signal comes.
+"""Processes files in parallel with a progress bar, until all are done or a signal arrives.
 
-The threads are daemons, since those of `concurrent.futures` are waited for at the end of the program whatever they
-do. Each stores what came of a file before it says so: nothing that was done is lost to a signal.
+The threads are daemons, because Python waits for threads of `concurrent.futures` at its end. Each thread stores a
+result before it reports it, so a signal loses no finished result.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from optimum_htp.cli.display import is_hidden
 from optimum_htp.cli.interrupts import Stop
 
 __all__ = ["Workers"]
 
-_TICK: Final = 0.5  # seconds; waiting forever cannot be interrupted on Windows
+_TICK: Final = 0.5  # seconds; an unlimited wait cannot be interrupted on Windows
 
 T = TypeVar("T")
 
 
 class Workers(Generic[T]):
-    """Threads that take one file after the other.
+    """Threads that process one file after the other.
 
     Args:
         files: The files.
-        work: What is done with each; it raises `KeyboardInterrupt` or nothing.
-        count: How many threads.
-        stop: Whether to go on.
+        work: Function that processes a file; it raises only `KeyboardInterrupt`.
+        count: Number of threads.
+        stop: State of the signals.
     """
 
     def __init__(self, files: Sequence[str], work: Callable[[str], T], count: int, stop: Stop) -> None:
@@ -48,14 +49,14 @@ class Workers(Generic[T]):
 
     @property
     def outcomes(self) -> list[T]:
-        """What came of the files, in their order; without those that a signal kept from being done."""
+        """The results in the order of the files, without files that a signal prevented."""
         return [self._found[index] for index in sorted(self._found.copy())]
 
     def run(self) -> None:
-        """Work until all is done, or a signal comes: then return, too."""
+        """Process all files, or return after a signal."""
         from tqdm import tqdm
 
-        hidden = True if len(self._files) == 1 else None  # None: shown where standard error is a terminal
+        hidden = is_hidden(hidden=len(self._files) == 1)
         try:
             for thread in self._threads:
                 thread.start()

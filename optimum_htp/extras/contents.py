@@ -1,4 +1,4 @@
-"""What belongs to a model on disk: its ONNX files with their external data, and the configs that loaders look for."""
+"""Files of a model on disk: ONNX files with their external data, and configs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class OnnxFile:
     """A stamped ONNX file.
 
     Attributes:
-        path: Where it is.
-        name: Relative to the model's folder, with `/`; a part of a model has the name of its export, renamed or not.
-        record: What it says of itself.
-        data: Its external data files, relative to its own folder.
+        path: Path of the file.
+        name: Path relative to the folder of the model, with `/`. A renamed part has the name that its export gave it.
+        record: The record of the file.
+        data: Its external data files, relative to its folder.
     """
 
     path: Path
@@ -41,22 +41,22 @@ class OnnxFile:
 
 
 def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[OnnxFile, ...]:
-    """Return the files that paths stand for, each with those that make up its model.
+    """Return the ONNX files of paths, each with the other parts of its model.
 
     Args:
-        paths: ONNX files, and folders of them; what is hidden in a folder is left out.
-        watch: Is told what was seen.
+        paths: ONNX files, and folders of them; hidden files are skipped.
+        watch: Records the files, to detect changes.
 
     Raises:
-        OnnxFileNotFoundError: There is none; `MissingSiblingError` where a part of a model is missing.
-        InvalidOnnxFileError: One is damaged, or keeps data outside its folder.
-        MetadataError: One does not say which model it came from.
+        OnnxFileNotFoundError: No file was found; `MissingSiblingError` if a part of a model is missing.
+        InvalidOnnxFileError: A file is damaged, or has external data outside its folder.
+        MetadataError: A file has no record.
     """
     found: dict[Path, OnnxFile] = {}
     for given in (absolute(Path(path)) for path in paths):
         inside = sorted(_below(given, ".onnx")) if given.is_dir() else [given]
         if not inside:
-            raise OnnxFileNotFoundError(f"There is no ONNX file in {given}. Check the path.")
+            raise OnnxFileNotFoundError(f"{given} contains no ONNX file. Check the path.")
         watch.see_folder(given if given.is_dir() else given.parent)
         for path in inside:
             parts = _parts(path, watch)
@@ -64,8 +64,8 @@ def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[O
             for name, part in parts.items():
                 if part not in found:
                     watch.see(part)
-                    place = part.relative_to(given).as_posix() if is_below else name
-                    found[part] = OnnxFile(part, place, _record(part), contained_files(part))
+                    label = part.relative_to(given).as_posix() if is_below else name
+                    found[part] = OnnxFile(part, label, _record(part), contained_files(part))
     return tuple(found.values())
 
 
@@ -73,44 +73,44 @@ def configs_beside(folder: Path, files: Sequence[OnnxFile]) -> dict[str, Path]:
     """Return the config and preprocessor files in a folder of ONNX files, by name.
 
     Raises:
-        ArgumentError: One is a link that leads out of the folder.
+        ArgumentError: A file is a link out of the folder.
     """
     names = [path.relative_to(folder).as_posix() for path in _below(folder)]
     libraries = {file.record.export_library or "transformers" for file in files}
     found = {name: folder / name for library in libraries for name in config_files(names, library=library)}
-    if any(file.path.is_relative_to(absolute(folder)) for file in files):  # not the cache, which is full of links
+    if any(file.path.is_relative_to(absolute(folder)) for file in files):  # not the cache, which consists of links
         for path in found.values():
             refuse_link_out(path, folder, files)
     return found
 
 
 def refuse_link_out(path: Path, folder: Path, files: Sequence[OnnxFile]) -> None:
-    """Refuse to publish a file that is a link to another folder: what comes from others may have links to secrets.
+    """Reject a file that is a link to another folder, because its target can be a secret.
 
-    Links may lead to where those of the ONNX files lead, as in the Hub's cache.
+    Links to the folders of the ONNX files are allowed, as in the cache of the Hub.
 
     Raises:
-        ArgumentError: It is one.
+        ArgumentError: The file is a link out of the folder.
     """
-    homes = {folder.resolve(), *(file.path.resolve().parent for file in files)}
+    allowed = {folder.resolve(), *(file.path.resolve().parent for file in files)}
     real = path.resolve()
-    if homes.isdisjoint(real.parents):
+    if allowed.isdisjoint(real.parents):
         raise ArgumentError(
-            f"{path} is a link that leads out of {folder}, to {real}, whose content would be published. Put a copy of "
-            "it in its place, or delete the link."
+            f"{path} is a link out of {folder}, to {real}, whose content would be published. Replace the link "
+            "with a copy, or delete it."
         )
 
 
 def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
-    """Return the config and preprocessor files of a file's model, by name: from beside it, from in it, or its commit.
+    """Return the config and preprocessor files of a model by name: adjacent, embedded, or of its commit.
 
     Raises:
-        ConfigLoadError: It is of no commit, and they are not there.
-        ChangedCacheError: A file in the cache is not the commit's.
-        HFHubIntegrationError: The Hub does not give them; the subclass says why.
+        ConfigLoadError: The file records no commit, and the configs do not exist.
+        ChangedCacheError: A file in the cache differs from the commit.
+        HFHubIntegrationError: The Hub does not return the files; the subclass is the reason.
     """
     source = config_source(file.path, file.record, access, None, False, needed=True)
-    assert source is not None  # it raises where there is none
+    assert source is not None  # with needed=True it raises instead
     folders = [source.folder() if isinstance(source, EmbeddedFiles) else source.folder]
     if file.record.preprocessors:
         folders.append(preprocessor_folder(file.path, file.record, access))
@@ -126,15 +126,15 @@ def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
 
 
 def refuse_code_among(configs: Mapping[str, Path], holder: object, what: str) -> None:
-    """Refuse configs that would make a library import code where they are written to.
+    """Reject configs that make a library import code.
 
     Args:
-        configs: Configs, by the names that they get.
-        holder: The model that they belong to, for the message.
-        what: What they are for, for the message.
+        configs: Configs, by their names at the target.
+        holder: The model of the configs, for the message.
+        what: Purpose of the configs, for the message.
 
     Raises:
-        UntrustedCodeError: One of them would.
+        UntrustedCodeError: A config refers to code.
     """
     for name, path in configs.items():
         if may_refer_to_code(name):
@@ -154,8 +154,7 @@ def _record(path: Path) -> ExportMetadata:
     record = read_record(path)
     if record is None:
         raise MetadataError(
-            f"{path} does not say which model it came from. Stamp it first: `optimum-cli htp inject {path} --model "
-            "ID`."
+            f"{path} has no record of its model. Add one with `optimum-cli htp inject {path} --model ID`."
         )
     return record
 

@@ -60,7 +60,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         raise
     except errors.HFValidationError as error:
         raise InvalidModelReferenceError(
-            f"{repo_id!r} is not a repo id ('name' or 'organization/name'): {error}"
+            f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
         ) from error
     except failures as error:
         raise _explained(error, repo_id, revision) from error

@@ -8,6 +8,7 @@ If Optimum's tables of tasks cannot be imported, a task keeps its name, and syno
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ __all__ = [
     "tasks_of_class",
     "class_for_task",
     "encoder_alone",
+    "check_task",
     "is_task",
     "infer_library",
     "infer_task",
@@ -97,6 +99,18 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
 def canonical_task(task: str) -> str:
     """Return Optimum's name of a task for a synonym (`masked-lm`)."""
     return synonyms().get(task, task)
+
+
+def check_task(task: str) -> None:
+    """Reject a name that is not a task.
+
+    Raises:
+        ExportError: The name is not a task; the message suggests a similar one.
+    """
+    if not is_task(task):
+        near = difflib.get_close_matches(task, sorted(all_tasks()), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ExportError(f"{task!r} is not a task of Optimum.{hint} Omit the task to infer it.")
 
 
 def is_task(task: str) -> bool:

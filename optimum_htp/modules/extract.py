@@ -176,7 +176,9 @@ class CuttableModel:
             )
         number = 1 if wanted is None else wanted
         if not 0 < number <= len(calls):
-            raise ArgumentError(f"{self.path} has no call {number} of {_called(module)}; it has {len(calls)}.")
+            raise ArgumentError(
+                f"{self.path} has no call {number} of {_called(module)}. Pass a number from 1 to {len(calls)}."
+            )
         return calls[number - 1], number, len(calls)
 
     def _refuse_merged(self, module: str, call: ModuleCall) -> None:

@@ -64,7 +64,9 @@ def staging_folder(output: Path) -> Iterator[Path]:
             _remove_abandoned(parent)
             folder = _own_folder(parent, held)
         except OSError as error:
-            raise ExportError(f"{output} cannot be written: {error}. Name another output path.") from error
+            raise ExportError(
+                f"{output} cannot be written: {error.strerror or error}. Name another output path."
+            ) from error
         yield folder
 
 
@@ -86,7 +88,8 @@ def publish(staged: Path, output: Path) -> None:
                 f"Some files in {output} were replaced, others could not be: {error}. Fix this, then export again "
                 "into this folder: the export first moves the remaining files."
             ) from error
-        raise ExportError(f"{output} cannot be written: {error}. Nothing was changed.") from error
+        reason = error.strerror or error
+        raise ExportError(f"{output} cannot be written: {reason}. Nothing was changed.") from error
 
 
 def _appeared(staged: Path, output: Path) -> bool:

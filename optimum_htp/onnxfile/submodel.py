@@ -135,7 +135,8 @@ def write_submodel(path: Path, window: ByteWindow, submodel: Submodel, target: P
             with replaced_atomically(target, like=path) as stream:
                 _write([*pieces, *metadata, *functions], stream)
         except OSError as error:
-            raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing was changed.") from error
+            reason = error.strerror or error
+            raise OnnxWriteError(f"{target} cannot be written: {reason}. Nothing was changed.") from error
         undo.pop_all()
         remove_unused(target, old)
 

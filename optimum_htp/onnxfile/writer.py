@@ -171,7 +171,8 @@ class OpenModel:
         except OnnxWriteError:
             raise
         except OSError as error:
-            raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing was changed.") from error
+            reason = error.strerror or error
+            raise OnnxWriteError(f"{target} cannot be written: {reason}. Nothing was changed.") from error
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

@@ -105,5 +105,6 @@ def write_text(text: str, path: Path, inputs: Iterable[str | os.PathLike[str]] =
         path.parent.mkdir(parents=True, exist_ok=True)
         write_document(text.encode("utf-8", "backslashreplace"), path, _KIND, inputs=inputs, force=force)
     except OSError as error:
-        raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
+        reason = error.strerror or error
+        raise OnnxWriteError(f"{path} cannot be written: {reason}. Nothing was changed.") from error
     return path

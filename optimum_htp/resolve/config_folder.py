@@ -331,7 +331,7 @@ def _no_slow_tokenizer(carrier: Carrier, error: HubUnreachableError) -> HubUnrea
 def _not_carried(carrier: Carrier, error: OfflineError) -> OfflineError:
     return OfflineError(
         f"The requested files are not embedded in {carrier.name}. {error} `optimum-cli htp embed {carrier.name}` "
-        f"embeds them; `optimum-cli htp mirror {carrier.name} --to FOLDER` copies them for machines without a Hub."
+        f"embeds them; `optimum-cli htp mirror {carrier.name} -o FOLDER` copies them for machines without a Hub."
     )
 
 

@@ -43,16 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chat", action="store_true", help="Send each input as a chat message.")
     parser.add_argument("--json", action="store_true", help="Print one line of JSON for each input.")
-    parser.add_argument("--revision", help="Revision of the repo, or of the configs of a local file.")
-    parser.add_argument("--cache-dir", metavar="DIR", help="The Hub cache.")
-    parser.add_argument("--offline", action="store_true", help="Open no connections.")
-    _accept_inputs_anywhere(parser)
+    parser.add_argument(
+        "--revision", help="Branch, tag, commit or refs/pr/N of the model. Replaces the recorded commit."
+    )
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help="Folder of the Hub's cache (default: the cache of huggingface_hub)."
+    )
+    parser.add_argument(
+        "--local-files-only", action="store_true", help="Use only files of the cache; do not connect to a Hub."
+    )
 
 
-def _accept_inputs_anywhere(parser: argparse.ArgumentParser) -> None:
+def accept_inputs_anywhere(parser: argparse.ArgumentParser) -> None:
     """Accept inputs after options, which argparse does not, and mention `--` in errors of the parser.
 
-    `optimum-cli` creates the parser, so this cannot be a subclass.
+    The parser of `optimum-cli` does this itself, see `optimum_htp.cli.parser`.
     """
     parse, fail = parser.parse_known_args, parser.error
 
@@ -88,7 +93,7 @@ def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[st
         task=arguments.task,
         revision=arguments.revision,
         cache_dir=arguments.cache_dir,
-        local_files_only=arguments.offline,
+        local_files_only=arguments.local_files_only,
     )
 
     def write(piece: str) -> None:
@@ -108,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m optimum_htp.runtime", description="Run an ONNX file on inputs, without PyTorch."
     )
     add_arguments(parser)
+    accept_inputs_anywhere(parser)
     try:
         run(parser.parse_args(argv), sys.stdout, sys.stdin)
     except BrokenPipeError:

@@ -315,4 +315,6 @@ def _write(found: EmbeddedFiles, folder: Path) -> None:
             with replaced_atomically(folder / name) as stream:
                 stream.write(content)
     except OSError as error:
-        raise OnnxWriteError(f"{folder} cannot be written: {error}. The ONNX file is unchanged.") from error
+        raise OnnxWriteError(
+            f"{folder} cannot be written: {error.strerror or error}. Pass another folder with -o."
+        ) from error

@@ -30,7 +30,7 @@ from optimum_htp.fit.parameters import Parameters, parameters_of
 from optimum_htp.hierarchy.traces import warn_of_traces
 from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.libraries.names import EXPORT_MANIFEST
-from optimum_htp.libraries.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
+from optimum_htp.libraries.tasks import WITH_PAST, canonical_task, check_task, class_for_task, infer_task, is_task
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.onnxfile import Graph, read_graph
@@ -116,8 +116,8 @@ class Injection:
             MisfitError: The file is not an export of this model.
         """
         checkpoint = self.checkpoint
-        if task is not None and not is_task(task):
-            raise ExportError(f"{task!r} is not a task of Optimum. Leave out --task, or pass a task of Optimum.")
+        if task is not None:
+            check_task(task)
         graph = read_graph(path)
         task = canonical_task(task) if task else self._infer_task(graph, path)
         reason = graph_misfit(checkpoint.config, task, graph, checkpoint.library, self._parameters)

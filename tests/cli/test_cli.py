@@ -25,7 +25,7 @@ CLI = python_of_users().with_name("optimum-cli")
 
 def test_export_help_has_optimums_options_and_ours():
     text = optimum_cli("export", "htp", "--help").stdout
-    for option in ("--task", "--opset", "--optimize", "--model-kwargs", "--batch_size"):
+    for option in ("--task", "--opset", "--optimize", "--model-kwargs", "--batch-size"):
         assert option in text
     for option in ("--revision", "--local-files-only", "--force-download", "--verify-hub", "--with-config", "--json"):
         assert option in text
@@ -103,7 +103,7 @@ def test_offline_export_from_a_snapshot(published, hub, tmp_path, empty_home):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_export_leaves_what_was_there(published, hub, tmp_path, empty_home, kind):
+def test_interrupted_export_leaves_existing_files(published, hub, tmp_path, empty_home, kind):
     published("bert")
     output = tmp_path / "out"
     output.mkdir()
@@ -140,7 +140,7 @@ def test_two_exports_are_equal_byte_for_byte(published, tmp_path):
     assert shown["record"]["model_downloads"] is None
 
 
-def test_info_tells_where_a_file_came_from(exported, hub):
+def test_info_shows_the_source_of_a_file(exported, hub):
     path = exported("bert") / "model.onnx"
     text = optimum_cli("htp", "info", path).stdout
     assert "tiny/bert" in text

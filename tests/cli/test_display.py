@@ -79,7 +79,7 @@ def test_names_of_files_steer_nothing(command, tmp_path):
         assert not [line for line in done.stderr.splitlines() if line.startswith("error: forged")]
 
 
-def test_what_is_logged_steers_nothing(model_folder, tmp_path):
+def test_log_messages_cannot_control_the_terminal(model_folder, tmp_path):
     name = "\x1b[2J\u202e\nWARNING forged.onnx"
     for path in (model_folder("bert") / "config.json",):
         (tmp_path / "config.json").write_bytes(path.read_bytes().replace(b'"bert"', b'"gpt2"'))
@@ -203,7 +203,7 @@ def test_reader_that_leaves_early_is_no_error(command, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk here that is always full")
 @pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["verify", "--json"], ["strip"]])
-def test_full_disk_below_standard_output_is_told(command, tmp_path):
+def test_full_disk_behind_standard_output_is_reported(command, tmp_path):
     properties = {**make.HUB, "hf_private": "perhaps"} if command[0] == "verify" else make.HUB
     names = [(f"input_{index}_{'x' * 200}", ["batch"]) for index in range(100)]  # more than Python holds back
     file = write(tmp_path / "m.onnx", properties, names)
@@ -213,8 +213,8 @@ def test_full_disk_below_standard_output_is_told(command, tmp_path):
         )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "error: Standard output cannot be written to: No space left on device. Make room there, or redirect it "
-        "elsewhere."
+        "error: Standard output cannot be written: No space left on device. Free disk space, or redirect it to "
+        "another file."
     )
     assert "Traceback" not in done.stderr
 
@@ -243,7 +243,7 @@ def test_hidden_files_are_nobodys_models(argument, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["info"], ["report", "-o", "r.md"], ["profile"], ["strip"], ["verify"], ["tag"]])
-def test_names_that_are_too_long_are_told(command, tmp_path):
+def test_names_that_are_too_long_are_reported(command, tmp_path):
     done = optimum_cli("htp", *command, f"{'x' * 5000}.onnx", check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -252,7 +252,7 @@ def test_names_that_are_too_long_are_told(command, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("command", [["info"], ["report", "-o", "r.md"], ["profile"], ["strip"], ["verify"], ["tag"]])
-def test_files_that_may_not_be_read_are_told(command, file):
+def test_files_without_read_permission_are_reported(command, file):
     file.chmod(0)
     done = optimum_cli("htp", *command, file, check=False)
     assert done.returncode == 1

@@ -11,12 +11,12 @@ from optimum_htp.plugins import commands
 from tests.conftest import ROOT, optimum_cli
 
 ARGUMENTS = {
-    "batch": ("none.txt", "out"),
+    "batch": ("none.txt", "-o", "out"),
     "compare": ("none.onnx", "other.onnx"),
     "endpoint": ("none.onnx", "-o", "out"),
     "extract": ("none.onnx", "--module", "a", "-o", "out.onnx"),
     "inject": ("none.onnx", "--model", "tiny/bert"),
-    "mirror": ("none.onnx", "--to", "mirror"),
+    "mirror": ("none.onnx", "-o", "mirror"),
     "nodes": ("none.onnx", "a"),
     "push": ("none.onnx", "me/model"),
     "report": ("none.onnx", "-o", "out.md"),
@@ -33,7 +33,7 @@ def test_wrong_arguments_are_2(command):
 
 
 @pytest.mark.parametrize("command", sorted({*COMMANDS} - {"env"}))
-def test_a_file_that_is_not_there_is_1(command, published):
+def test_missing_file_is_1(command, published):
     published("bert")
     missing = optimum_cli("htp", command, *ARGUMENTS.get(command, ("none.onnx",)), check=False)
     assert missing.returncode == 1
@@ -41,7 +41,7 @@ def test_a_file_that_is_not_there_is_1(command, published):
     assert "Traceback" not in missing.stderr
 
 
-def test_table_has_the_codes_that_there_are():
+def test_table_lists_all_codes():
     table = (ROOT / "docs" / "exit-codes.md").read_text()
     codes = re.findall(r"(?m)^\| (\d+)(?:, (\d+))? \|", table)
     assert {int(code) for row in codes for code in row if code} == {0, 1, 2, 3, 4, 5, 130, 141, 143}

@@ -49,7 +49,7 @@ def inject(files, folder, *options, **env):
     return run_python(given + _WITH_A_BROKEN_PLUGIN, check=False, forked=True, **env)
 
 
-def test_bug_met_by_one_file_is_told_and_the_others_are_done(files, model_folder):
+def test_bug_in_one_file_is_reported_and_the_others_are_processed(files, model_folder):
     done = inject(files, model_folder("bert"))
     assert done.returncode == 1
     assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [str(files[0]), str(files[2])]
@@ -68,7 +68,7 @@ def test_traceback_of_a_bug_is_there_for_those_who_ask(files, model_folder):
     assert "in plugin_properties" in done.stderr
 
 
-def test_json_tells_a_bug_beside_what_was_done(files, model_folder):
+def test_json_reports_a_bug_and_the_other_results(files, model_folder):
     document = json.loads(inject(files, model_folder("bert"), "--json").stdout)
     assert document["failed"] == 1
     assert [one.get("error") for one in document["files"]] == [None, "ZeroDivisionError", None]
@@ -82,7 +82,7 @@ def test_json_tells_a_bug_beside_what_was_done(files, model_folder):
         (["profile"], "MetadataError"),
     ],
 )
-def test_json_is_printed_whatever_fails(command, error, files):
+def test_json_is_printed_after_any_failure(command, error, files):
     name, *options = command
     given = files[:1] if name == "profile" else files
     done = optimum_cli("htp", name, *given, *options, "--json", check=False)
@@ -100,8 +100,8 @@ def test_errors_keep_what_programs_need(hub):
     done = optimum_cli("htp", "info", url, "--json", check=False, **soon)
     (file,) = json.loads(done.stdout)["files"]
     assert (file["file"], file["error"], file["retry_after"]) == (url, "RateLimitedError", 7)
-    told = optimum_cli("htp", "info", url, check=False, **soon)
-    assert url in told.stderr
+    reported = optimum_cli("htp", "info", url, check=False, **soon)
+    assert url in reported.stderr
 
 
 def test_file_that_has_no_tags_leaves_the_others_shown(files, tmp_path):

@@ -1,4 +1,4 @@
-"""Ctrl-C and kills: nothing is replaced after them, what was done is told, and nothing is left lying about."""
+"""Ctrl-C and kills: nothing is replaced after them, what was done is reported, and nothing is left lying about."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def interrupted_after_the_first(command, kind, folder):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_no_file_is_replaced_after_a_signal_and_those_before_are_told(kind, folder):
+def test_no_file_is_replaced_after_a_signal_and_earlier_results_are_reported(kind, folder):
     code, stdout, stderr, seconds = interrupted_after_the_first([CLI, "htp", "strip", folder], kind, folder)
     assert code == 128 + kind
-    told = {Path(line.partition(": ")[0]).name for line in stdout.splitlines()}
-    assert told == stripped(folder)
-    assert 1 <= len(told) < FILES
+    reported = {Path(line.partition(": ")[0]).name for line in stdout.splitlines()}
+    assert reported == stripped(folder)
+    assert 1 <= len(reported) < FILES
     assert stderr.splitlines() == ["interrupted"]
     assert seconds < 10
     assert len(list(folder.iterdir())) == FILES  # and no temporary ones
 
 
-def test_json_tells_what_was_done_before_a_signal(folder):
+def test_json_reports_results_before_a_signal(folder):
     code, stdout, stderr, _ = interrupted_after_the_first(
         [CLI, "htp", "strip", folder, "--json", "--jobs", "1"], signal.SIGINT, folder
     )
@@ -177,7 +177,7 @@ def transfers():
 
 @pytest.fixture
 def files(exported, hub, published, tmp_path):
-    """Return what stands for names in commands; the Hub has the model, and somebody who may write there."""
+    """Return the values of names in commands; the Hub has the model, and a user with write access."""
     published("bert")
     (tmp_path / "list.txt").write_text("tiny/bert\n")
     file = shutil.copy(exported("bert") / "model.onnx", tmp_path / "model.onnx")
@@ -203,9 +203,9 @@ def interrupted_in_a_transfer(command, files, transfers, env):
     "command",
     [
         ("export", "htp", "--model", "tiny/bert", "OUT"),
-        ("htp", "batch", "LIST", "OUT"),
+        ("htp", "batch", "LIST", "-o", "OUT"),
         ("htp", "verify", "--weights", "FILE"),
-        ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
+        ("htp", "mirror", "tiny/bert", "--weights", "-o", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
         *slowly(("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')"))),
     ],
@@ -230,7 +230,7 @@ def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, tran
     [
         ("export", "htp", "--model", "tiny/bert", "OUT"),
         ("htp", "verify", "--weights", "FILE"),
-        ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
+        ("htp", "mirror", "tiny/bert", "--weights", "-o", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
         *slowly(("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')"))),
         *slowly(

@@ -90,12 +90,12 @@ def test_other_commands_check_before_they_work(model, tmp_path):
     os.link(arrays, page)
     refused("htp", "compare", model, model, "-o", notes, keeps=[notes])
     refused("htp", "compare", model, model, "--inputs", arrays, "-o", page, "--force", keeps=[arrays])
-    refused("htp", "profile", model, "--report", notes, keeps=[notes])
+    refused("htp", "profile", model, "-o", notes, keeps=[notes])
     refused("export", "htp", "--model", "tiny/bert", tmp_path / "out", "--report", notes, keeps=[notes])
     assert not (tmp_path / "out").exists()
 
 
-def test_what_writes_onnx_replaces_onnx_alone(model, tmp_path):
+def test_commands_that_write_onnx_replace_only_onnx(model, tmp_path):
     notes, link = tmp_path / "notes.onnx", tmp_path / "link.onnx"
     notes.write_text("not ONNX, and mine")
     os.link(model, link)
@@ -130,7 +130,7 @@ def test_batch_does_not_destroy_anything(option, target, model, model_folder, tm
         "folder": out,
     }
     keeps = [names, model, notes, local / "config.json", old]
-    refused("htp", "batch", names, out, option, places[target], keeps=keeps)
+    refused("htp", "batch", names, "-o", out, option, places[target], keeps=keeps)
     assert not (out / "batch.jsonl").exists()
 
 
@@ -138,16 +138,18 @@ def test_manifest_and_journal_continue_their_own_kind(exported, tmp_path):
     journal, manifest = tmp_path / "j.jsonl", tmp_path / "m.json"
     names = tmp_path / "list.txt"
     names.write_text("no/such-model\n")
-    arguments = ("htp", "batch", names, tmp_path / "out", "--journal", journal, "--manifest", manifest)
+    arguments = ("htp", "batch", names, "-o", tmp_path / "out", "--journal", journal, "--manifest", manifest)
     for _ in range(2):
         done = optimum_cli(*arguments, check=False)
         assert done.returncode == 1
         assert "no/such-model" in done.stdout
         assert json.loads(manifest.read_text())["models"] == []
-    refused(*arguments[:4], "--manifest", journal, "--journal", tmp_path / "k.jsonl", keeps=[journal])
-    refused(*arguments[:4], "--manifest", tmp_path / "x", "--journal", tmp_path / "x", keeps=[])
-    refused(*arguments[:4], "--journal", manifest, keeps=[manifest])
-    refused("htp", "batch", "--from-manifest", manifest, tmp_path / "out", "--manifest", manifest, keeps=[manifest])
+    refused(*arguments[:5], "--manifest", journal, "--journal", tmp_path / "k.jsonl", keeps=[journal])
+    refused(*arguments[:5], "--manifest", tmp_path / "x", "--journal", tmp_path / "x", keeps=[])
+    refused(*arguments[:5], "--journal", manifest, keeps=[manifest])
+    refused(
+        "htp", "batch", "--from-manifest", manifest, "-o", tmp_path / "out", "--manifest", manifest, keeps=[manifest]
+    )
 
 
 def test_functions_have_the_same_protection(model, tmp_path):

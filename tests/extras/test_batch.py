@@ -1,4 +1,4 @@
-"""Many models in one go: each in a process of its own, each once, whatever is killed meanwhile."""
+"""Batches: each model in a separate process, each exported once, also after kills."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def models(published, hub):
 def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models, hub, tmp_path, empty_home):
     listed = tmp_path / "models.txt"
     listed.write_text("# ours\n" + "\n".join(models[:2]) + f'\n{{"model": "{models[2]}", "output": "images"}}\n\n')
-    first = batch(listed, tmp_path / "out", "--jobs", "2", **empty_home)
+    first = batch(listed, "-o", tmp_path / "out", "--jobs", "2", **empty_home)
     assert {name: model["state"] for name, model in first.items()} == {
         "tiny/bert": "done",
         "tiny/gpt2": "done",
@@ -57,7 +57,7 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
         assert model["seconds"] > 0
         assert model["peak_memory"] > 1e8
     with hub.recorded() as requests:
-        second = batch(listed, tmp_path / "out", **empty_home)
+        second = batch(listed, "-o", tmp_path / "out", **empty_home)
     assert {model["state"] for model in second.values()} == {"up_to_date"}
     assert len(requests) <= 2 * len(models)
     assert sum(entry["event"] == "end" for entry in journal(tmp_path / "out")) == 3
@@ -76,7 +76,7 @@ def named_like_libraries(tmp_path):
 def test_files_in_the_current_folder_are_not_imported(models, named_like_libraries, tmp_path, empty_home):
     folder, mark = named_like_libraries
     (folder / "models.txt").write_text(models[0])
-    done = run(CLI, "htp", "batch", "models.txt", "out", "--json", cwd=folder, **empty_home)
+    done = run(CLI, "htp", "batch", "models.txt", "-o", "out", "--json", cwd=folder, **empty_home)
     assert [model["state"] for model in json.loads(done.stdout)["models"]] == ["done"]
     run(CLI, "export", "htp", "--model", models[0], "single", cwd=folder, **empty_home)
     assert (folder / "single" / "model.onnx").is_file()
@@ -101,13 +101,13 @@ def test_calls_of_a_worker_import_nothing_from_its_folder(named_like_libraries, 
 def test_model_that_fails_stops_no_other_and_is_tried_again_when_asked(models, hub, tmp_path, empty_home):
     listed = tmp_path / "models.txt"
     listed.write_text("tiny/missing\ntiny/bert\n")
-    first = batch(listed, tmp_path / "out", check=False, **empty_home)
+    first = batch(listed, "-o", tmp_path / "out", check=False, **empty_home)
     assert first["tiny/bert"]["state"] == "done"
     assert first["tiny/missing"]["error"] == "ModelNotFoundError"
     hub.add("tiny/missing", {"config.json": b"{}"})
-    again = batch(listed, tmp_path / "out", check=False, **empty_home)
+    again = batch(listed, "-o", tmp_path / "out", check=False, **empty_home)
     assert "--retry-failed" in again["tiny/missing"]["message"]
-    tried = batch(listed, tmp_path / "out", "--retry-failed", check=False, **empty_home)
+    tried = batch(listed, "-o", tmp_path / "out", "--retry-failed", check=False, **empty_home)
     assert tried["tiny/missing"]["state"] == "failed"
     assert tried["tiny/missing"]["error"] != "ModelNotFoundError"
     assert tried["tiny/bert"]["state"] == "up_to_date"
@@ -117,10 +117,10 @@ def test_model_that_fails_stops_no_other_and_is_tried_again_when_asked(models, h
 def test_limits_end_an_export_and_say_how_to_raise_them(models, tmp_path, empty_home):
     listed = tmp_path / "models.txt"
     listed.write_text("tiny/bert\n")
-    slow = batch(listed, tmp_path / "out", "--timeout", "0.05", check=False, **empty_home)
+    slow = batch(listed, "-o", tmp_path / "out", "--timeout", "0.05", check=False, **empty_home)
     assert slow["tiny/bert"]["error"] == "JobTimeoutError"
     assert "--timeout" in slow["tiny/bert"]["message"]
-    large = batch(listed, tmp_path / "out", "--memory", "50MB", "--retry-failed", check=False, **empty_home)
+    large = batch(listed, "-o", tmp_path / "out", "--memory", "50MB", "--retry-failed", check=False, **empty_home)
     assert large["tiny/bert"]["error"] == "JobMemoryError"
     assert "--memory" in large["tiny/bert"]["message"]
     assert not list((tmp_path / "out").rglob("*.onnx"))
@@ -132,7 +132,7 @@ def test_killed_batch_is_finished_by_the_next(models, tmp_path, empty_home, vict
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("\n".join(models))
     process = subprocess.Popen(
-        [CLI, "htp", "batch", listed, out, "--jobs", "1"],
+        [CLI, "htp", "batch", listed, "-o", out, "--jobs", "1"],
         env={**os.environ, **empty_home},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -146,7 +146,7 @@ def test_killed_batch_is_finished_by_the_next(models, tmp_path, empty_home, vict
     process.wait(300)
     psutil.wait_procs(children, 10)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
-    done = batch(listed, out, **empty_home)
+    done = batch(listed, "-o", out, **empty_home)
     assert {model["state"] for model in done.values()} <= {"done", "up_to_date"}
     ends = [entry["output"] for entry in journal(out) if entry.get("state") == "done"]
     assert sorted(ends) == sorted(models)
@@ -171,33 +171,33 @@ def _exports(process):
 
 
 @pytest.mark.slow
-def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path, empty_home):
+def test_model_that_cannot_be_looked_up_keeps_its_export(models, hub, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("tiny/bert\n")
-    batch(listed, out, **empty_home)
-    hub.repos["tiny/bert"].private = True  # as for whoever has a token that has expired
-    away = batch(listed, out, check=False, **empty_home)
+    batch(listed, "-o", out, **empty_home)
+    hub.repos["tiny/bert"].private = True  # as with an expired token
+    away = batch(listed, "-o", out, check=False, **empty_home)
     assert away["tiny/bert"]["state"] == "failed"
-    assert "stands as it was" in away["tiny/bert"]["message"]
+    assert "of an earlier run is unchanged" in away["tiny/bert"]["message"]
     hub.repos["tiny/bert"].private = False
-    assert batch(listed, out, **empty_home)["tiny/bert"]["state"] == "up_to_date"
+    assert batch(listed, "-o", out, **empty_home)["tiny/bert"]["state"] == "up_to_date"
 
 
 @pytest.mark.slow
-def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_path, empty_home):
+def test_parts_of_a_pipeline_are_recorded_with_their_folders(hub, model_folder, tmp_path, empty_home):
     pytest.importorskip("diffusers")
     cli = Path(sys.executable).with_name("optimum-cli")  # which has that
     hub.add("tiny/diffusion", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
     (tmp_path / "models.txt").write_text("tiny/diffusion\n")
-    done = batch(tmp_path / "models.txt", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
+    done = batch(tmp_path / "models.txt", "-o", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
     assert done["state"] == "done"
     parts = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
     assert [file["name"] for file in done["files"]] == [f"{part}/model.onnx" for part in parts]
-    again = batch(tmp_path / "models.txt", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
+    again = batch(tmp_path / "models.txt", "-o", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
     assert (again["state"], again["files"]) == ("up_to_date", done["files"])
 
 
-def test_data_of_a_part_is_told_relative_to_the_export(exported, tmp_path):
+def test_data_of_a_part_is_recorded_relative_to_the_export(exported, tmp_path):
     part = tmp_path / "unet" / "model.onnx"
     part.parent.mkdir()
     model = onnx.load(exported("bert") / "model.onnx")
@@ -205,13 +205,13 @@ def test_data_of_a_part_is_told_relative_to_the_export(exported, tmp_path):
     assert list(written_names(tmp_path, [part])) == ["unet/model.onnx", "unet/model.onnx_data"]
 
 
-def test_folder_in_which_a_name_would_come_to_mean_a_folder_is_refused(models, tmp_path, empty_home):
+def test_output_that_would_shadow_a_model_name_is_rejected(models, tmp_path, empty_home):
     for name, out in (("tiny/bert", "."), ("tiny", "tiny"), ("tiny/bert", "../here")):
         (tmp_path / "here").mkdir(exist_ok=True)
         (tmp_path / "here" / "models.txt").write_text(name)
-        done = run(CLI, "htp", "batch", "models.txt", out, check=False, cwd=tmp_path / "here", **empty_home)
+        done = run(CLI, "htp", "batch", "models.txt", "-o", out, check=False, cwd=tmp_path / "here", **empty_home)
         assert done.returncode == 1
-        assert f"the next run would take that for the model {name!r}" in done.stderr
+        assert f"the next run would use it as the model {name!r}" in done.stderr
         assert [path.name for path in (tmp_path / "here").iterdir()] == ["models.txt"]
 
 
@@ -296,8 +296,8 @@ def test_batch_waits_for_its_list_where_the_hub_limits_it(hub, tmp_path, empty_h
         return status, body, headers
 
     hub.tamper = busy_at_first
-    told = batch(*source, tmp_path / "out", check=False, OPTIMUM_HTP_TIMEOUT="2", **empty_home)
-    assert {*told} == {"listed/one", "listed/two"}
+    reported = batch(*source, "-o", tmp_path / "out", check=False, OPTIMUM_HTP_TIMEOUT="2", **empty_home)
+    assert {*reported} == {"listed/one", "listed/two"}
     assert len(asked) == 2
 
 
@@ -306,17 +306,17 @@ def test_two_batches_do_not_write_to_one_folder(models, tmp_path, empty_home):
     listed.write_text("tiny/bert\n")
     out.mkdir()
     with FileLock(out / ".batch.jsonl.lock"):
-        done = run(CLI, "htp", "batch", listed, out, check=False, **empty_home)
+        done = run(CLI, "htp", "batch", listed, "-o", out, check=False, **empty_home)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: Another batch is writing")
+    assert done.stderr.startswith("error: Another batch writes")
 
 
 @pytest.mark.slow
-def test_interrupted_batch_tells_what_was_done(models, tmp_path, empty_home):
+def test_interrupted_batch_reports_finished_models(models, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("\n".join(models))
     process = subprocess.Popen(
-        [CLI, "htp", "batch", listed, out, "--jobs", "1", "--json"],
+        [CLI, "htp", "batch", listed, "-o", out, "--jobs", "1", "--json"],
         env={**os.environ, **empty_home},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

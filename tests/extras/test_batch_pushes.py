@@ -1,4 +1,4 @@
-"""Batches that push: each export once to where it is asked now, whatever an earlier run has pushed elsewhere."""
+"""Batches that push: each export is pushed once per repo and options, also after earlier pushes to other repos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ def test_export_is_pushed_to_each_place_that_is_asked_for(org, published, tmp_pa
     (tmp_path / "models.txt").write_text(published("bert").repo_id)
 
     def push(*where):
-        command = (CLI, "htp", "batch", tmp_path / "models.txt", tmp_path / "out", "--json", "--push-to-hub", *where)
+        command = (
+            CLI,
+            "htp",
+            "batch",
+            tmp_path / "models.txt",
+            "-o",
+            tmp_path / "out",
+            "--json",
+            "--push-to-hub",
+            *where,
+        )
         with org.recorded() as requests:
             done = run(*command, **empty_home, HF_TOKEN=WRITER)
         assert json.loads(done.stdout)["failed"] == 0

@@ -115,29 +115,29 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
     workers = [cluster.worker(**home) for home in homes]
     with executor(cluster, 2):
         pass
-    command = [CLI, "htp", "batch", listed, out, "--dask", cluster.address, "--journal", kept, "--json"]
+    command = [CLI, "htp", "batch", listed, "-o", out, "--dask", cluster.address, "--journal", kept, "--json"]
     caller = subprocess.Popen(
         [str(part) for part in command], env={**os.environ, **empty_home}, stdout=subprocess.PIPE, text=True
     )
     _until(lambda: psutil.Process(workers[0].pid).children(recursive=True))
     children = psutil.Process(workers[0].pid).children(recursive=True)
     workers[0].kill()
-    told, _ = caller.communicate(timeout=300)
-    assert caller.returncode == 0, told
-    states = {model["output"]: model["state"] for model in json.loads(told)["models"]}
+    reported, _ = caller.communicate(timeout=300)
+    assert caller.returncode == 0, reported
+    states = {model["output"]: model["state"] for model in json.loads(reported)["models"]}
     assert states == dict.fromkeys(names, "done")
     stored = {key.removeprefix("batch/killed/"): size for key, size in keys().items() if "/killed/" in key}
     assert {f"{name}/model.onnx" for name in names} <= stored.keys()
     assert {f"{name}/{MARKER}" for name in names} <= stored.keys()
     _, gone = psutil.wait_procs(children, 20)
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in gone), "the killed worker's export went on"
-    for place in (kept.read_text(), told):
+    for place in (kept.read_text(), reported):
         assert SECRET not in place
 
-    again = batch(listed, out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
+    again = batch(listed, "-o", out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
     assert {model["state"] for model in again.values()} == {"up_to_date"}  # from another machine, with another journal
     s3_client().delete_object(Bucket="exports", Key="batch/killed/tiny/gpt2/model.onnx")
-    torn = batch(listed, out, "--dask", cluster.file, "--journal", kept, **empty_home)
+    torn = batch(listed, "-o", out, "--dask", cluster.file, "--journal", kept, **empty_home)
     assert {name: model["state"] for name, model in torn.items()} == {
         **dict.fromkeys(names, "up_to_date"),
         "tiny/gpt2": "done",
@@ -152,7 +152,7 @@ def test_paths_of_a_batch_are_those_of_who_began_it(cluster, model_folder, tmp_p
     cluster.worker(**empty_home)  # in another folder
     with executor(cluster, 1):
         pass
-    command = (CLI, "htp", "batch", "models.txt", "out", "--dask", cluster.address, "--json")
+    command = (CLI, "htp", "batch", "models.txt", "-o", "out", "--dask", cluster.address, "--json")
     done = json.loads(run(*command, cwd=here, **empty_home).stdout)["models"]
     assert [model["state"] for model in done] == ["done"]
     assert (here / "out" / "my-model" / "model.onnx").is_file()
@@ -160,23 +160,23 @@ def test_paths_of_a_batch_are_those_of_who_began_it(cluster, model_folder, tmp_p
 
 
 @pytest.mark.slow
-def test_lost_scheduler_is_said_and_the_next_run_does_the_rest(cluster, published, tmp_path, empty_home):
+def test_lost_scheduler_is_reported_and_the_next_run_finishes(cluster, published, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text(published("bert").repo_id)
     worker = cluster.worker(**empty_home)
     with executor(cluster, 1):
         pass
-    command = [CLI, "htp", "batch", listed, out, "--dask", cluster.address]
+    command = [CLI, "htp", "batch", listed, "-o", out, "--dask", cluster.address]
     caller = subprocess.Popen(
         [str(part) for part in command], env={**os.environ, **empty_home}, stdout=subprocess.PIPE, text=True
     )
     _until(lambda: psutil.Process(worker.pid).children(recursive=True))
     cluster.scheduler.kill()
-    told, _ = caller.communicate(timeout=120)
+    reported, _ = caller.communicate(timeout=120)
     assert caller.returncode == 1
-    assert "JobLostError" in told
-    assert "Run the batch again" in told.replace("run the batch again", "Run the batch again")
-    done = batch(listed, out, **empty_home)
+    assert "JobLostError" in reported
+    assert "Run the batch again" in reported.replace("run the batch again", "Run the batch again")
+    done = batch(listed, "-o", out, **empty_home)
     assert done["tiny/bert"]["state"] in ("done", "up_to_date")
 
 
@@ -209,9 +209,9 @@ def test_workers_without_the_package_or_with_another_version_are_named(cluster, 
     installed.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.1", installed.read_text()))
     module = other.site_packages / "optimum_htp" / "version.py"  # earlier versions of Dask ask the module
     module.write_text(module.read_text().replace(__version__, "0.0.1"))
-    for environment, told in ((bare, "has no optimum-htp"), (other, "has optimum-htp 0.0.1")):
+    for environment, reported in ((bare, "has no optimum-htp"), (other, "has optimum-htp 0.0.1")):
         worker = cluster.worker(environment.python)
-        with pytest.raises(ClusterError, match=told) as caught, executor(cluster, 1):
+        with pytest.raises(ClusterError, match=reported) as caught, executor(cluster, 1):
             pass
         assert f"pip install optimum-htp=={__version__}" in str(caught.value)
         worker.terminate()  # it signs off: of one that is killed, the scheduler may hear too late
@@ -219,17 +219,18 @@ def test_workers_without_the_package_or_with_another_version_are_named(cluster, 
 
 
 @pytest.mark.slow
-def test_cluster_that_is_not_there_is_named(tmp_path):
+def test_unreachable_cluster_is_named(tmp_path):
     (tmp_path / "models.txt").write_text("tiny/bert")
     done = run(
-        *(CLI, "htp", "batch", tmp_path / "models.txt", tmp_path / "out", "--dask", "tcp://127.0.0.1:9"), check=False
+        *(CLI, "htp", "batch", tmp_path / "models.txt", "-o", tmp_path / "out", "--dask", "tcp://127.0.0.1:9"),
+        check=False,
     )
     assert done.returncode == 1
-    assert "No scheduler of Dask answers at tcp://127.0.0.1:9" in done.stderr
+    assert "No Dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_location_tells_of_what_is_whole(s3, tmp_path):
+def test_location_lists_complete_exports(s3, tmp_path):
     place, job = output_at(f"{s3}/unit"), Job("org/name", "org/name")
     assert isinstance(place, Location)
     (tmp_path / "sub").mkdir()
@@ -249,8 +250,8 @@ def test_location_tells_of_what_is_whole(s3, tmp_path):
     assert place.standing(job, entry) is None
 
 
-def test_places_that_cannot_be_are_refused(s3, tmp_path):
-    with pytest.raises(ArgumentError, match="ends with the process"):
+def test_invalid_outputs_are_rejected(s3, tmp_path):
+    with pytest.raises(ArgumentError, match="lost when the process ends"):
         output_at("memory://x")
     with pytest.raises(OutputError, match="no-such-protocol"):
         output_at("no-such-protocol://x")
@@ -261,9 +262,10 @@ def test_places_that_cannot_be_are_refused(s3, tmp_path):
     assert output_at(f"file://{tmp_path}").root == tmp_path
     (tmp_path / "models.txt").write_text("tiny/bert")
     done = run(
-        *(CLI, "htp", "batch", tmp_path / "models.txt", f"{s3}/x", "--manifest", tmp_path / "m.json"), check=False
+        *(CLI, "htp", "batch", tmp_path / "models.txt", "-o", f"{s3}/x", "--manifest", tmp_path / "m.json"),
+        check=False,
     )
-    assert "--manifest tells of files that are here" in done.stderr
+    assert "--manifest requires a local output folder" in done.stderr
 
 
 def _until(there):
@@ -281,6 +283,6 @@ def test_wrong_address_of_a_scheduler_is_an_error_in_time(address, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.json").write_text('{"address": ')
     started = time.monotonic()
-    with pytest.raises(ClusterError, match="No scheduler of Dask answers at"):
+    with pytest.raises(ClusterError, match="No Dask scheduler answers at"):
         ClusterExecutor(address)
     assert time.monotonic() - started < 15

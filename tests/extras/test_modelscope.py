@@ -113,7 +113,7 @@ def test_files_of_any_commit_that_an_older_sdk_kept_are_not_believed(repo, tmp_p
     assert (folder / "config.json").read_bytes() == FILES["config.json"]
 
 
-def test_content_that_is_not_what_the_list_says_is_refused(repo, scope):
+def test_content_that_differs_from_the_listing_is_rejected(repo, scope):
     scope.damaged.add("README.md")
     with pytest.raises(DamagedDownloadError, match="acme/small"):
         hub_of("modelscope").snapshot("acme/small", repo.refs["v1"], ["README.md"], HubAccess())
@@ -173,7 +173,7 @@ def test_a_token_of_hugging_face_does_not_get_there(repo, scope, monkeypatch):
     assert {request.token for request in scope.requests[before:]} == {None}
 
 
-def test_what_is_missing_is_said(repo, scope):
+def test_missing_models_and_revisions_are_reported(repo, scope):
     with pytest.raises(ModelNotFoundError, match="acme/none"):
         locate("ms://acme/none", None, HubAccess())
     with pytest.raises(RevisionNotFoundError, match="no revision v9"):
@@ -185,7 +185,7 @@ def test_what_is_missing_is_said(repo, scope):
     assert is_hub_model("ms://acme/none")[1]["type"] == "not_found"
 
 
-def test_out_of_reach_the_cache_stands_in(repo, scope):
+def test_cache_is_used_if_the_hub_cannot_be_reached(repo, scope):
     commit = locate("ms://acme/small@v1", None, HubAccess()).commit
     hub_of("modelscope").snapshot("acme/small", commit, ["config.json"], HubAccess(), ref="v1")
     scope.status = 503
@@ -248,7 +248,7 @@ def test_inject_takes_the_reference_and_what_was_known_of_it(plain_bert, scope, 
     assert requests == []
 
 
-def test_file_in_a_repo_is_read_where_it_lies(exported_bert, scope):
+def test_file_in_a_repo_is_read_remotely(exported_bert, scope):
     scope.add("acme/onnx", {"onnx/model.onnx": (exported_bert / "model.onnx").read_bytes()})
     shown = json.loads(optimum_cli("htp", "info", "ms://acme/onnx/onnx/model.onnx", "--json").stdout)
     assert shown["files"][0]["record"]["hub_id"] == "acme/bert"
@@ -264,7 +264,7 @@ def test_snapshot_in_its_cache_is_known_by_its_path(repo, tmp_path):
     assert locate(copied, None, HubAccess()) == LocalSource(copied)
 
 
-def test_without_its_sdk_the_error_says_what_to_install():
+def test_error_without_the_sdk_names_the_package_to_install():
     code = """
 import sys
 sys.modules["modelscope_hub"] = None

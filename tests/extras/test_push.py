@@ -48,7 +48,7 @@ def test_files_and_card_are_one_commit_that_loads(org, bert, writer, tmp_path):
     assert shown["files"][0]["record"]["hub_id"] == "tiny/bert"
 
 
-def test_card_says_what_the_files_are(org, bert, writer):
+def test_card_describes_the_files(org, bert, writer):
     push([bert.parent], "me/model", access=writer)
     card = ModelCard(pushed_files(org)["README.md"].decode())
     record = read_record(bert)
@@ -75,14 +75,14 @@ def test_card_says_what_the_files_are(org, bert, writer):
 def test_token_that_may_not_write_pushes_nothing(org, bert, tmp_path, there, token):
     if there:
         org.add("me/model", {"model.onnx": b"old"})
-    with pytest.raises(AccessDeniedError, match=r"Nothing was pushed to me/model: this token may not write there"):
+    with pytest.raises(AccessDeniedError, match=r"Nothing was pushed to me/model: the token has no write access"):
         push([bert], "me/model", access=HubAccess(token=token, cache_dir=tmp_path))
     assert org.stored == {}
     assert not there or len(org.repos["me/model"].commits) == 1
     assert there or "me/model" not in org.repos
 
 
-def test_repo_that_was_created_for_files_that_are_refused_is_taken_back(org, bert, writer):
+def test_new_repo_is_deleted_if_the_commit_is_rejected(org, bert, writer):
     def refuse(method, path, status, body, headers):
         return (400, b'{"error": "no"}', {}) if "/preupload/" in path else (status, body, headers)
 
@@ -96,7 +96,7 @@ def test_repo_that_was_created_for_files_that_are_refused_is_taken_back(org, ber
     assert pushed_files(org, "me/there") == {"notes.txt": b"mine"}
 
 
-def test_repo_into_which_somebody_wrote_meanwhile_is_left(org, bert, writer, caplog):
+def test_repo_with_a_file_of_another_user_is_kept(org, bert, writer, caplog):
     def write_and_refuse(method, path, status, body, headers):
         if "/preupload/" not in path:
             return status, body, headers
@@ -107,7 +107,7 @@ def test_repo_into_which_somebody_wrote_meanwhile_is_left(org, bert, writer, cap
     with pytest.raises(PushError, match="Nothing was pushed"):
         push([bert], "me/fresh", access=writer)
     assert pushed_files(org, "me/fresh") == {"theirs.txt": b"theirs"}
-    assert "is left there without the files" in caplog.text
+    assert "remains without the files" in caplog.text
 
 
 def test_pull_request_leaves_main_alone(org, bert, tmp_path):
@@ -128,7 +128,7 @@ def test_repo_that_changes_meanwhile_is_not_written_to(org, bert, writer):
             repo.commit({"a": b"2"})
 
     org.before_answer = write
-    with pytest.raises(PushError, match=r"somebody has written there meanwhile"):
+    with pytest.raises(PushError, match=r"the repo has changed during the push"):
         push([bert], "me/model", access=writer)
     assert list(pushed_files(org)) == ["a"]
 
@@ -145,13 +145,13 @@ def test_upload_that_fails_leaves_the_repo_as_it_was(org, bert, writer):
     assert len(repo.commits) == 1
 
 
-def test_hub_in_trouble_is_told(org, bert, writer):
+def test_server_error_of_the_hub_is_reported(org, bert, writer):
     org.status = 500
     with pytest.raises(HubServerError, match="500"):
         push([bert], "me/model", access=writer)
 
 
-def test_card_that_the_hub_refuses_is_told(org, bert, writer):
+def test_card_that_the_hub_rejects_is_reported(org, bert, writer):
     org.add("me/model", {"README.md": b"---\nlicense:\n- mit\n---\n"})
     with pytest.raises(PushError, match=r"Invalid metadata in README.md. - \"license\" must be a string") as caught:
         push([bert], "me/model", access=writer)
@@ -193,7 +193,7 @@ def test_private_model_does_not_become_public(org, bert, writer, tmp_path):
     assert not org.repos["me/open"].private
 
 
-def test_gated_model_goes_into_a_private_repo_unless_it_is_said(org, bert, writer, tmp_path):
+def test_gated_model_is_pushed_to_a_private_repo_by_default(org, bert, writer, tmp_path):
     from optimum_htp.onnxfile import rewrite_model
 
     path = Path(shutil.copy(bert, tmp_path))
@@ -241,11 +241,11 @@ def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, writer, tmp_p
         (folder / name).write_bytes(ours[name])
 
 
-def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(org, plain_bert, bert, writer, tmp_path, monkeypatch):
+def test_invalid_files_are_rejected_before_a_request(org, plain_bert, bert, writer, tmp_path, monkeypatch):
     with org.recorded() as requests:
-        with pytest.raises(MetadataError, match="does not say which model"):
+        with pytest.raises(MetadataError, match="has no record of its model"):
             push([plain_bert], "me/model", access=writer)
-        with pytest.raises(ArgumentError, match="layout='x' is not known"):
+        with pytest.raises(ArgumentError, match="layout='x' is unknown"):
             push([bert], "me/model", layout="x", access=writer)
         switched = tmp_path / "switched"
         shutil.copytree(bert.parent, switched)
@@ -266,12 +266,12 @@ def test_batch_pushes_each_model_to_a_repo_of_its_own(org, published, tmp_path, 
     names = [published(name).repo_id for name in ("bert", "gpt2")]
     (tmp_path / "models.txt").write_text("\n".join(names))
     env = {**empty_home, "HF_TOKEN": READER}
-    command = [CLI, "htp", "batch", tmp_path / "models.txt", tmp_path / "out", "--json", "--push-to-hub", "me"]
+    command = [CLI, "htp", "batch", tmp_path / "models.txt", "-o", tmp_path / "out", "--json", "--push-to-hub", "me"]
     refused = run(*command, check=False, **env)
     assert refused.returncode == 1
-    told = json.loads(refused.stdout)["models"]
-    assert {model["error"] for model in told} == {"AccessDeniedError"}
-    assert all("exported, and not pushed" in model["message"] for model in told)
+    reported = json.loads(refused.stdout)["models"]
+    assert {model["error"] for model in reported} == {"AccessDeniedError"}
+    assert all("exported, but not pushed" in model["message"] for model in reported)
     assert not [name for name in org.repos if name.startswith("me/")]
 
     done = run(*command, **{**env, "HF_TOKEN": WRITER})

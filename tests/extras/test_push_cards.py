@@ -20,7 +20,7 @@ from optimum_htp.onnxfile import rewrite_model
 from tests.support.pushes import pushed_files
 
 
-def test_card_that_is_there_is_completed(org, bert, writer):
+def test_existing_card_is_extended(org, bert, writer):
     org.add("me/model", {"README.md": b"---\nlicense: apache-2.0\ntags:\n- mine\n---\n\n# My words\n\nStay.\n"})
     assert [push([bert], "me/model", access=writer).changed for _ in range(2)] == [True, False]
     card = ModelCard(pushed_files(org)["README.md"].decode())
@@ -31,7 +31,7 @@ def test_card_that_is_there_is_completed(org, bert, writer):
     assert len(org.repos["me/model"].commits) == 2  # the second push had nothing to say
 
 
-def test_card_after_a_push_of_another_model_is_of_what_is_there(org, bert, exported, writer, tmp_path):
+def test_card_lists_existing_files_after_a_push_of_another_model(org, bert, exported, writer, tmp_path):
     push([bert.parent], "me/model", access=writer)
     push([exported("vit")], "me/model", access=writer)  # over the first
     card = ModelCard(pushed_files(org)["README.md"].decode())
@@ -47,7 +47,7 @@ def test_card_after_a_push_of_another_model_is_of_what_is_there(org, bert, expor
     org.repos["me/model"].commit({**pushed_files(org), "README.md": body.encode()})
     push([exported("bert")], "me/model", access=writer)
     card = ModelCard(pushed_files(org)["README.md"].decode())
-    assert card.data.base_model == ["tiny/vit", "mine/model"]  # what somebody has written stays
+    assert card.data.base_model == ["tiny/vit", "mine/model"]  # values of other authors are kept
     left = {name: content for name, content in pushed_files(org).items() if name != "b.onnx"}
     org.repos["me/model"].commit(left)
     push([exported("vit")], "me/model", access=writer)
@@ -67,7 +67,7 @@ def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exporte
         if earlier:
             card = re.sub(
                 r"(?<=<!-- optimum-htp: files )(.*)(?= -->)",
-                lambda found: json.dumps({name: told[:4] for name, told in json.loads(found[1]).items()}),
+                lambda found: json.dumps({name: reported[:4] for name, reported in json.loads(found[1]).items()}),
                 files["README.md"].decode().replace("# t5/decoder_model", r"# t5/decoder\_model"),
             )
             org.repos["me/model"].commit({**files, "README.md": card.replace("# model", "# My words", 1).encode()})
@@ -113,9 +113,10 @@ def test_code_of_the_card_loads_each_model(org, bert, exported, writer, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"), [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m has these 1 files")]
+    ("changed", "said"),
+    [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m already contains these 1 files")],
 )
-def test_push_that_changes_nothing_says_so(changed, said):
+def test_push_without_changes_is_reported(changed, said):
     done = PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed)
     assert PushDestination().lines(dataclasses.asdict(done))[0].startswith(said)
 

@@ -25,7 +25,7 @@ from tests.support.pushes import pushed_files
 
 
 @pytest.mark.slow
-def test_pipeline_of_several_folders_goes_as_it_lies(org, model_folder, writer, tmp_path):
+def test_pipeline_of_several_folders_keeps_its_layout(org, model_folder, writer, tmp_path):
     pytest.importorskip("diffusers")
     org.add("tiny/diffusion", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
     HTPExporter().export("tiny/diffusion", tmp_path / "out")
@@ -34,7 +34,7 @@ def test_pipeline_of_several_folders_goes_as_it_lies(org, model_folder, writer, 
     assert ORTDiffusionPipeline.from_pretrained("me/model", cache_dir=tmp_path / "fresh").unet is not None
 
 
-def test_external_data_goes_along_and_nothing_outside_the_folder(org, bert, writer, tmp_path):
+def test_external_data_is_pushed_but_no_file_outside_the_folder(org, bert, writer, tmp_path):
     model = onnx.load(bert)
     onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     push([tmp_path / "model.onnx"], "me/model", layout="transformers.js", access=writer)
@@ -67,7 +67,7 @@ def test_link_to_another_folder_is_not_published(org, bert, writer, tmp_path, na
     shutil.copy(bert, folder)
     (tmp_path / "secret").write_text("secret")
     (folder / name).symlink_to(tmp_path / "secret")
-    with pytest.raises(ArgumentError, match=rf"{name} is a link that leads out"):
+    with pytest.raises(ArgumentError, match=rf"{name} is a link out of"):
         push([folder], "me/model", access=writer)
     assert "me/model" not in org.repos
     for path in (bert, tmp_path / "secret"):  # as in the Hub's cache
@@ -82,7 +82,7 @@ def test_endpoint_takes_no_link_to_another_folder_along(bert, model_folder, tmp_
     (tmp_path / "out").mkdir()
     shutil.copy(bert, tmp_path / "out")
     (tmp_path / "out" / "config.json").symlink_to(model_folder("bert") / "config.json")
-    with pytest.raises(ArgumentError, match=r"config\.json is a link that leads out"):
+    with pytest.raises(ArgumentError, match=r"config\.json is a link out of"):
         write_endpoint(tmp_path / "out", tmp_path / "endpoint")
     assert not (tmp_path / "endpoint").exists()
 

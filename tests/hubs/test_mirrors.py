@@ -73,7 +73,7 @@ def test_mirror_listed_first_is_searched_before_embedded_files(bert, mirrored, t
 
 @pytest.mark.slow
 def test_model_loads_from_a_mirror_and_the_hub_hears_nothing(bert, url, hub, empty_home):
-    done = optimum_cli("htp", "mirror", bert, "--to", url, "--json")
+    done = optimum_cli("htp", "mirror", bert, "-o", url, "--json")
     (answer,) = json.loads(done.stdout)["files"]
     assert answer["reference"] == "tiny/bert"
     assert set(read_record(bert).config_files) == set(answer["files"])

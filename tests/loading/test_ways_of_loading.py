@@ -156,7 +156,7 @@ def test_error_for_missing_configs_without_connection_has_remedies(published, tm
     HTPExporter().export(published("bert").repo_id, tmp_path / "out", embed="none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for load in (ORTModelForSequenceClassification.from_pretrained, AutoConfig.from_pretrained):
-        with pytest.raises(OfflineError, match=r"does not carry .* htp embed .* htp mirror .*/model\.onnx --to"):
+        with pytest.raises(OfflineError, match=r"does not carry .* htp embed .* htp mirror .*/model\.onnx -o"):
             load(tmp_path / "out", cache_dir=tmp_path / "empty")
 
 

@@ -179,7 +179,7 @@ def test_files_that_a_folder_lacks_are_named(zoo_export, tmp_path, empty_home):
     assert not any(comparison["exceeds"] for comparison in document["comparisons"])
     done = optimum_cli("htp", "compare", one, other, check=False, **empty_home)
     assert done.returncode == 1
-    assert f"lacks {gone}" in done.stdout
+    assert f"has no {gone}" in done.stdout
 
 
 def test_wrong_attention_mask(bert, tmp_path):

@@ -109,7 +109,7 @@ def test_inputs_can_follow_options(zoo_export, capsys):
 def test_optimum_cli_explains_the_separator(zoo_export):
     failed = optimum_cli("htp", "run", zoo_export("roberta").output, "--hello", check=False)
     assert failed.returncode == 2
-    assert "put `--` before the inputs" in failed.stderr
+    assert "Put -- before an input" in failed.stderr
     assert optimum_cli("htp", "run", zoo_export("roberta").output, "--", "--hello").stdout
 
 

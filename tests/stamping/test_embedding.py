@@ -25,7 +25,7 @@ from tests.support.embedded import KEYS, properties
 def test_embed_and_unembed_restore_the_file(t5, model_folder, published, tmp_path, empty_home):
     published("t5")
     before = {path.name: path.read_bytes() for path in t5.glob("*.onnx")}
-    done = optimum_cli("htp", "unembed", t5, "--to", tmp_path / "out", **empty_home)
+    done = optimum_cli("htp", "unembed", t5, "-o", tmp_path / "out", **empty_home)
     count = len({*model_folder("t5").iterdir()}) - 1  # all but the weights
     assert done.stdout.count(f"{count} files") == len(before)
     for path in (tmp_path / "out").iterdir():

@@ -68,7 +68,7 @@ def test_commands_that_write(file, empty_home, tmp_path):
     optimum_cli("htp", "strip", plain, **empty_home)
     optimum_cli("htp", "inject", plain, "--model", "tiny/bert", **empty_home)
     optimum_cli("htp", "tag", plain, **empty_home)
-    optimum_cli("htp", "unembed", plain, "--to", tmp_path / "files", **empty_home)
+    optimum_cli("htp", "unembed", plain, "-o", tmp_path / "files", **empty_home)
     assert {"config.json", "tokenizer.json"} <= {path.name for path in (tmp_path / "files").iterdir()}
     optimum_cli("htp", "embed", plain, **empty_home)
     optimum_cli(
@@ -76,7 +76,7 @@ def test_commands_that_write(file, empty_home, tmp_path):
     )
     for made in (plain, tmp_path / "layer.onnx"):
         assert optimum_cli("htp", "verify", made, **empty_home).returncode == 0
-    optimum_cli("htp", "mirror", plain, "--to", (tmp_path / "mirror").as_uri(), **empty_home)
+    optimum_cli("htp", "mirror", plain, "-o", (tmp_path / "mirror").as_uri(), **empty_home)
     assert list((tmp_path / "mirror").rglob("config.json"))
 
 

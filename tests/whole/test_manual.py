@@ -41,9 +41,11 @@ def shown_commands():
 COMMANDS = sorted({*shown_commands()})
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise ValueError(message)
+def parser_of(name, command):
+    parser = argparse.ArgumentParser(f"optimum-cli {name}")
+    command.parse_args(parser)
+    command.describe(parser, "what it does")
+    return parser
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +58,21 @@ def test_shown_command_can_be_typed(page, text, known):
     words = shlex.split(text.partition(" | ")[0].partition(" > ")[0], comments=True)[1:]
     name = " ".join(words[:2])
     if name in known and "--help" not in words:
-        parser = Parser(name)
-        known[name].parse_args(parser)
-        parser.parse_args(words[2:])
+        parser_of(name, known[name]).parse_args(words[2:])
     else:
         assert words[0] == "htp" or "--help" in words, text
 
 
 def test_help_of_each_command_has_examples_that_can_be_typed(known):
     for name, command in known.items():
-        parser = Parser(f"optimum-cli {name}")
-        command.parse_args(parser)
-        command.describe(parser, "what it does")
-        text = parser.format_help()
+        text = parser_of(name, command).format_help()
         assert len(command.examples) >= 2, name
         assert "exit codes:" in text, name
         for example in command.examples:
             assert f"  optimum-cli {example}\n" in text
             words = shlex.split(example)
             assert " ".join(words[:2]) == name
-            fresh = Parser(name)
-            command.parse_args(fresh)
-            fresh.parse_args(words[2:])
+            parser_of(name, command).parse_args(words[2:])
 
 
 def test_blocks_of_python_compile():

@@ -125,12 +125,12 @@ def test_journal_and_manifest_are_masked(tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("batch", "LIST", f"https://user:{SECRET}@127.0.0.1:1/x", "--json"),
-        ("batch", "LIST", f"s3://KEY:{SECRET}@bucket/x"),
-        ("batch", "LIST", "OUT", "--dask", f"tcp://user:{SECRET}@127.0.0.1:1"),
+        ("batch", "LIST", "-o", f"https://user:{SECRET}@127.0.0.1:1/x", "--json"),
+        ("batch", "LIST", "-o", f"s3://KEY:{SECRET}@bucket/x"),
+        ("batch", "LIST", "-o", "OUT", "--dask", f"tcp://user:{SECRET}@127.0.0.1:1"),
         ("info", f"https://user:{SECRET}@127.0.0.1:1/x.onnx?token={SECRET}", "--json"),
         ("info", f"ftp://user:{SECRET}@127.0.0.1:1/x.onnx"),
-        ("mirror", "tiny/bert", "--to", f"webdav://user:{SECRET}@127.0.0.1:1/x"),
+        ("mirror", "tiny/bert", "-o", f"webdav://user:{SECRET}@127.0.0.1:1/x"),
     ],
     ids=lambda arguments: " ".join(arguments[:3]).split("//")[0],
 )
@@ -162,7 +162,7 @@ def test_addresses_in_the_environment_are_not_printed(variable, tmp_path):
     if variable in ("HTTP_PROXY", "HTTPS_PROXY"):
         env |= {"HF_ENDPOINT": f"{variable[:-6].lower()}://hub.invalid", "NO_PROXY": ""}
     done = optimum_cli(
-        "htp", "mirror", "tiny/bert", "--to", tmp_path / "mirror", check=False, OPTIMUM_HTP_TIMEOUT="5", **env
+        "htp", "mirror", "tiny/bert", "-o", tmp_path / "mirror", check=False, OPTIMUM_HTP_TIMEOUT="5", **env
     )
     assert done.returncode == (0 if variable == "OPTIMUM_HTP_MIRRORS" else 1)
     assert SECRET not in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Batches: many models are exported side by side, each one once, on this machine or on a Dask cluster."""
+"""Batches: exports many models in parallel, on this machine or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def optimum_htp_commands() -> Sequence[CommandEntry]:
     return [
         CommandEntry(
             "batch",
-            "Export many models side by side; run again, do what is not done.",
+            "Export many models in parallel; a second run resumes the first.",
             f"{__name__}.command:BatchCommand",
         )
     ]

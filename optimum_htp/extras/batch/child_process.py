@@ -1,9 +1,9 @@
-"""One call in a child process, for a worker that may not fork.
+"""Runs one call in a child process, for a worker that cannot fork.
 
     python -m optimum_htp.extras.batch.child_process
 
-It reads what to call, and within which limits, from standard input, does it as a batch on this machine does, and
-writes what came of it to standard output. When its input is closed, it ends: then the worker is gone.
+The process reads the call and its limits from standard input, runs it, and writes the result to standard output. It
+ends when its input is closed, because the worker has ended.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _LENGTH: Final = struct.Struct("!Q")
 def call_in_child(
     fn: Callable[..., Any], args: tuple[Any, ...], version: str, timeout: float | None, memory: int | None
 ) -> tuple[Any, BaseException | None]:
-    """Call a function in a process of its own; what a batch has its workers do.
+    """Call a function in a separate process. A batch runs this on the workers of a cluster.
 
     Args:
         fn: A function of a module.
         args: Its arguments.
         version: Version of this package that the batch runs.
-        timeout: Seconds that the call may take.
-        memory: Bytes that its processes may have resident.
+        timeout: Time limit of the call, in seconds.
+        memory: Limit of the resident memory of its processes, in bytes.
 
     Returns:
-        What it returned and None, or None and what it raised: a `JobError` where it came to no end. Raised from here,
-        Dask would bring an error back as text.
+        The result and None, or None and the exception; a `JobError` if the call did not end. The exception is
+        returned, because Dask would convert a raised one to text.
     """
     if version != __version__:
         return None, JobError(
-            f"This worker has optimum-htp {__version__}, and the batch has {version}. Install the same on both: "
+            f"This worker has optimum-htp {__version__}, but the batch has {version}. Install the same on both: "
             f"`pip install optimum-htp=={version}`."
         )
     process = subprocess.Popen(
@@ -60,7 +60,7 @@ def call_in_child(
         try:
             answer: tuple[Any, BaseException | None] = _received(process.stdout)
         except EOFError:
-            answer = None, JobLostError("The process of the export is gone. Run the batch again.")
+            answer = None, JobLostError("The process of the export has ended without a result. Run the batch again.")
         finally:
             process.kill()
     return answer
@@ -73,7 +73,7 @@ def _send(stream: IO[bytes], content: Any) -> None:
 
 
 def _received(stream: IO[bytes]) -> Any:
-    """Read what `_send` wrote; only a process that we have started, or that has started us, is at the other end."""
+    """Read the content that `_send` wrote. The sender is our parent or child process, so unpickling is safe."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         raise EOFError
@@ -84,14 +84,14 @@ def _main() -> None:
     from optimum_htp.extras.batch.processes import ProcessExecutor
 
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that a library prints is taken for an answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answer
     fn, args, timeout, memory = _received(sys.stdin.buffer)
 
-    def end_with_the_worker() -> None:
+    def end_with_worker() -> None:
         sys.stdin.buffer.read(1)
         os._exit(1)
 
-    threading.Thread(target=end_with_the_worker, daemon=True).start()
+    threading.Thread(target=end_with_worker, daemon=True).start()
     with ProcessExecutor(1, timeout=timeout, memory=memory) as processes:
         future = processes.submit(fn, *args)
         error = future.exception()

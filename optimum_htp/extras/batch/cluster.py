@@ -1,8 +1,8 @@
-"""An executor whose calls are made by the workers of a Dask cluster that is there already.
+"""An executor that runs calls on the workers of an existing Dask cluster.
 
-It has the interface of `concurrent.futures`. Nothing of ours listens or schedules: a call is a task of Dask's, which
-gives it to another worker where one is lost. On its worker it has a process of its own, with limits, and the worker's
-own credentials: no token is sent anywhere.
+It has the interface of `concurrent.futures`. Dask schedules each call, and moves it to another worker if a worker is
+lost. On the worker, the call runs in a separate process with limits, and with the credentials of the worker: no token
+is sent.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterExecutor"]
 
-_PATIENCE: Final = 10  # seconds for a scheduler to answer
-_CONNECTING: Final = 4  # seconds, of these
+_CLOSING: Final = 10  # seconds for the client to close
+_CONNECTING: Final = 4  # seconds to connect to the scheduler
 _HOST_AND_PORT: Final = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.%\w]+\]):\d{1,5}")
 _PACKAGE: Final = "optimum_htp"
 
@@ -36,11 +36,11 @@ T = TypeVar("T")
 
 
 def _address_of(text: str) -> str:
-    """Return the address of a scheduler, which may be in a file that the scheduler wrote.
+    """Return the address of a scheduler, given the address or a scheduler file.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It has no address.
+        ValueError: The file contains no address.
     """
     if "://" in text:
         return text
@@ -54,11 +54,11 @@ def _address_of(text: str) -> str:
 
 
 def _connect(address: str) -> None:
-    """See that something listens at an address of TCP; other protocols are left to Dask.
+    """Check that a TCP address accepts connections; Dask checks other protocols.
 
     Raises:
-        OSError: Nothing does.
-        ValueError: It is not an address.
+        OSError: It does not.
+        ValueError: The text is not an address.
     """
     parts = urlsplit(address)
     if parts.scheme in ("tcp", "tls"):
@@ -68,10 +68,10 @@ def _connect(address: str) -> None:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what a call returns; it is left to itself where that takes too long.
+    """Return the result of a call; stop waiting after some seconds.
 
     Raises:
-        TimeoutError: It does.
+        TimeoutError: The call took longer.
     """
     with DaemonThreads(1, "optimum-htp-cluster") as threads:
         future = threads.submit(call)
@@ -85,15 +85,15 @@ class ClusterExecutor(Executor):
     """Runs each call on a worker of a Dask cluster.
 
     Args:
-        address: The scheduler's, such as `tcp://host:8786`, or a path of its scheduler file.
-        timeout: Seconds that a call may take; None for any number.
-        memory: Bytes that a call's processes may have resident; None for any number.
+        address: Address of the scheduler, such as `tcp://host:8786`, or path of its scheduler file.
+        timeout: Time limit of a call, in seconds; None for no limit.
+        memory: Limit of the resident memory of a call, in bytes; None for no limit.
 
-    A future's exception is what the call raised, or a `JobError`.
+    The exception of a future is the exception of the call, or a `JobError`.
 
     Raises:
         MissingDependencyError: distributed is not installed.
-        ClusterError: No scheduler answers, or a worker lacks this package or has another version of it.
+        ClusterError: No scheduler answers, or a worker does not have this version of the package.
     """
 
     def __init__(self, address: str, *, timeout: float | None = None, memory: int | None = None) -> None:
@@ -101,90 +101,88 @@ class ClusterExecutor(Executor):
             from distributed import Client
         except ImportError as error:
             raise MissingDependencyError(
-                f"Dask clusters are reached with distributed: `pip install distributed` ({error})."
+                f"--dask requires the package distributed: `pip install distributed` ({error})."
             ) from error
         try:
-            place = _address_of(address)
-            _within(
-                _CONNECTING, lambda: _connect(place)
-            )  # a client that cannot connect retries, and prints tracebacks
-            make = functools.partial(Client, place, timeout=_CONNECTING, set_as_default=False)
+            url = _address_of(address)
+            _within(_CONNECTING, lambda: _connect(url))  # a Client would retry and print tracebacks
+            make = functools.partial(Client, url, timeout=_CONNECTING, set_as_default=False)
             self._client: Client = _within(_CONNECTING + 1, make)
-        except Exception as error:  # where another program answers, distributed raises many kinds
+        except Exception as error:  # distributed raises many kinds if another program answers
             raise ClusterError(
-                f"No scheduler of Dask answers at {address}: {error or 'no answer in time'}. Start one with `dask "
-                "scheduler`, and workers with `dask worker ADDRESS`."
+                f"No Dask scheduler answers at {address}: {error or 'timeout'}. Start one with `dask scheduler`, and "
+                "workers with `dask worker ADDRESS`."
             ) from error
         self._address, self._limits = address, (timeout, memory)
         try:
             self.slots = self._checked()
-        except BaseException:  # Ctrl-C too: nobody else has the client, so nobody else closes it
+        except BaseException:  # Ctrl-C too: close the client
             self._client.close()
             raise
         self._executor = self._client.get_executor(pure=False)
 
     def _checked(self) -> int:
-        """Return how many calls the workers make at a time, where all of them have this version of the package."""
+        """Return the number of parallel calls, if all workers have this version of the package."""
         versions = self._client.get_versions(packages=[_PACKAGE])["workers"]
-        others = {
+        outdated = {
             name: known["packages"].get(_PACKAGE)
             for name, known in versions.items()
             if known["packages"].get(_PACKAGE) != __version__
         }
-        if others:
-            name, version = next(iter(others.items()))
+        if outdated:
+            name, version = next(iter(outdated.items()))
             has = f"has optimum-htp {version}" if version else "has no optimum-htp"
             raise ClusterError(
-                f"{len(others)} of {len(versions)} workers cannot do this: {name} {has}, and here is {__version__}. "
-                f"Install it there: `pip install optimum-htp=={__version__}`."
+                f"{len(outdated)} of {len(versions)} workers have another version: {name} {has}, this machine "
+                f"{__version__}. Run `pip install optimum-htp=={__version__}` there."
             )
         threads: dict[str, int] = self._client.nthreads()
         return max(1, sum(threads.values()))
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Have `fn(*args)` called by a worker. `fn` is a function of a module, and its arguments are picklable."""
+        """Call `fn(*args)` on a worker. `fn` must be a function of a module, and its arguments picklable."""
         if kwargs:
-            raise TypeError("calls of a cluster take no keyword arguments")
-        told: Future[T] = Future()
-        told.set_running_or_notify_cancel()
+            raise TypeError("calls on a cluster take no keyword arguments")
+        outer: Future[T] = Future()
+        outer.set_running_or_notify_cancel()
         try:
             inner = self._executor.submit(call_in_child, fn, args, __version__, *self._limits)
-        except Exception as error:  # noqa: BLE001 - distributed raises many kinds where its scheduler is gone
-            told.set_exception(self._explained(error))
-            return told
-        inner.add_done_callback(lambda done: self._pass_on(done, told))
-        return told
+        except Exception as error:  # noqa: BLE001 - distributed raises many kinds if the scheduler is lost
+            outer.set_exception(self._explained(error))
+            return outer
+        inner.add_done_callback(lambda done: self._pass_on(done, outer))
+        return outer
 
-    def _pass_on(self, done: Future[tuple[T, BaseException | None]], told: Future[T]) -> None:
+    def _pass_on(self, done: Future[tuple[T, BaseException | None]], outer: Future[T]) -> None:
         try:
             value, error = done.result()
-        except BaseException as lost:  # noqa: BLE001 - it is the future's
-            told.set_exception(self._explained(lost))
+        except BaseException as lost:  # noqa: BLE001 - passed to the future
+            outer.set_exception(self._explained(lost))
             return
         if error is None:
-            told.set_result(value)
+            outer.set_result(value)
         else:
-            told.set_exception(error)
+            outer.set_exception(error)
 
     def _explained(self, error: BaseException) -> BaseException:
         from distributed.scheduler import KilledWorker
 
         if isinstance(error, KilledWorker):
             return JobLostError(
-                "Its workers were lost, several times over (the system ends them where memory runs out). Give them "
-                "more memory, and run the batch again."
+                "Several workers of this export were killed (usually because memory ran out). Give them more memory, "
+                "and run the batch again."
             )
         if isinstance(error, (ImportError, AttributeError)):
             return JobError(
-                f"A worker cannot do this: {error}. Install there what is here: `pip install "
-                f"optimum-htp=={__version__}`."
+                f"A worker cannot run the export: {error}. Install the same packages there: "
+                f"`pip install optimum-htp=={__version__}`."
             )
         if isinstance(error, CancelledError) or self._client.status != "running":
             return JobLostError(f"The scheduler at {self._address} is lost. Start it, and run the batch again.")
-        return JobLostError(f"The cluster lost it: {type(error).__name__}: {error}. Run the batch again.")
+        return JobLostError(f"The cluster lost the export: {type(error).__name__}: {error}. Run the batch again.")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. Those that run go on on their workers; nobody waits for them with `cancel_futures`."""
+        """Accept no more calls. Running calls continue on their workers; `cancel_futures` does not wait for them."""
         if self._client.status == "running":
             self._executor.shutdown(wait=wait and not cancel_futures)
-        self._client.close(timeout=_PATIENCE)
+        self._client.close(timeout=_CLOSING)

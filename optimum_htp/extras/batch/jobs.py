@@ -1,9 +1,9 @@
-"""What a batch is to export: one job a model, read from a list.
+"""Jobs of a batch: one per model of a list.
 
-A list is text: on each line a model (`name`, `org/name`, either with `@revision`, or a folder), or a JSON object that
-names it and says how to export it:
+Each line of a list is a model (`name` or `org/name`, optionally with `@revision`, or a folder), or a JSON object with
+the model and options of its export:
 
-    # lines like this one are for people
+    # a comment
     bert-base-uncased
     openai/whisper-tiny@v1.0
     {"model": "gpt2", "task": "text-generation", "opset": 17, "output": "my-gpt2"}
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, BatchListError, InvalidModelReferenceError
+from optimum_htp.extras.batch.lists import lines_of_file
 from optimum_htp.origin.references import has_prefix, parse_reference
 from optimum_htp.parsing import is_inside, parse_json
 from optimum_htp.stamping.manifests import NOT_OF_A_LIST, ManifestModel, normal_output, refused_options
@@ -40,13 +41,14 @@ __all__ = [
 _ONNX: Final = ".onnx"
 _HUGGING_FACE: Final = "hf://"
 _LONGEST_LINE: Final = 1 << 20  # characters
+_ADVICE: Final = "Fix the line, or comment it out with #."
 
 
 class State(str, Enum):
     """The state of a job. Journals, manifests and JSON documents have the values."""
 
     FOUND = "found"
-    """The model is on its Hub, and is not exported yet."""
+    """The model was found on its Hub and is not exported yet."""
 
     DONE = "done"
     """The model was exported."""
@@ -61,7 +63,7 @@ class State(str, Enum):
 
     @property
     def is_exported(self) -> bool:
-        """Whether there is an export."""
+        """Whether an export exists."""
         return self in (State.DONE, State.UP_TO_DATE)
 
 
@@ -72,11 +74,11 @@ class Job:
     Attributes:
         model: Repo id or folder.
         revision: Branch, tag, commit or `refs/pr/N`; None for the default branch.
-        output: Folder of the export, relative to the batch's; unique in a batch.
+        output: Folder of the export, relative to that of the batch; unique in a batch.
         task: Optimum task; `auto` infers it.
         options: Further arguments of `HTPExporter.export`.
-        commit: What is exported, wherever the revision has moved to; None for where the revision is.
-        of_hub: Whether the model is one of the Hub, even if a folder here has its name.
+        commit: The commit to export; None for the present commit of the revision.
+        of_hub: Whether the model is on a Hub, even if a local folder has the same name.
     """
 
     model: str
@@ -89,7 +91,7 @@ class Job:
 
     @property
     def reference(self) -> str:
-        """What `locate` and the exporter are given: the name, with its Hub where no folder is meant."""
+        """Name of the model for `locate` and the exporter, with the prefix of its Hub if it is not a folder."""
         return f"{_HUGGING_FACE}{self.model}" if self.of_hub and not has_prefix(self.model) else self.model
 
 
@@ -98,44 +100,42 @@ def read_jobs(path: Path, options: Mapping[str, Any] | None = None) -> list[Job]
 
     Args:
         path: The list.
-        options: Arguments of `HTPExporter.export` for all of them; a line's own come first.
+        options: Arguments of `HTPExporter.export` for all models; options of a line take precedence.
 
     Raises:
-        BatchListError: The file cannot be read, or a line of it is none.
+        BatchListError: The file cannot be read, lists no models, or has an invalid line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BatchListError(f"The list {path} cannot be read: {error}. Name a text file of models.") from error
-    return jobs_from_lines(text.splitlines(), str(path), options)
+    return jobs_from_lines(lines_of_file(path), str(path), options)
 
 
 def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any] | None = None) -> list[Job]:
-    """Make jobs of lines.
+    """Return the jobs of lines.
 
     Args:
-        lines: What a list holds; see this module's docstring.
-        name: What to call the list in messages.
-        options: Arguments of `HTPExporter.export` for all of them; a line's own come first.
+        lines: Lines of a list; see the docstring of this module.
+        name: Name of the list in messages.
+        options: Arguments of `HTPExporter.export` for all models; options of a line take precedence.
 
     Raises:
-        BatchListError: A line is none, or two would be exported into the same folder.
+        BatchListError: No line names a model, a line is invalid, or two models have the same output folder.
     """
     numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
-    said = ((number, line) for number, line in numbered if line and not line.startswith("#"))
-    return _distinct(said, name, lambda line: _job(_content(line), options or {}))
+    entries = [(number, line) for number, line in numbered if line and not line.startswith("#")]
+    if not entries:
+        raise BatchListError(f"{name} lists no models. Write one model per line, as NAME, ORG/NAME or a JSON object.")
+    return _distinct(entries, name, lambda line: _job(_content(line), options or {}))
 
 
 def jobs_of_hub(ids: Iterable[str], name: str, options: Mapping[str, Any] | None = None) -> list[Job]:
-    """Make jobs of repo ids that the Hugging Face Hub has listed: nothing else is read into them.
+    """Return the jobs of repo ids that the Hugging Face Hub has listed. Only repo ids are accepted.
 
     Args:
         ids: The ids.
-        name: What to call the list in messages.
-        options: Arguments of `HTPExporter.export` for all of them.
+        name: Name of the list in messages.
+        options: Arguments of `HTPExporter.export` for all models.
 
     Raises:
-        BatchListError: One is no repo id.
+        BatchListError: An entry is not a repo id.
     """
 
     def job(repo_id: str) -> Job:
@@ -150,7 +150,7 @@ def jobs_of_hub(ids: Iterable[str], name: str, options: Mapping[str, Any] | None
 def job_of(model: ManifestModel) -> Job:
     """Return the job that exports a model of a manifest again, at its commit.
 
-    A model with a commit was a Hub's, whatever folder has its name here now.
+    A model with a commit is a model of a Hub, even if a local folder has the same name.
     """
     of_hub = model.commit is not None and names_a_repo(model.model)
     options = dict(model.options or {})
@@ -158,7 +158,7 @@ def job_of(model: ManifestModel) -> Job:
 
 
 def names_a_repo(model: str) -> bool:
-    """Whether a model's name may be one of a Hub, rather than a path."""
+    """Return whether a name is a valid repo id rather than a path."""
     try:
         parse_reference(model)
     except InvalidModelReferenceError:
@@ -166,28 +166,26 @@ def names_a_repo(model: str) -> bool:
     return True
 
 
-def _distinct(said: Iterable[tuple[int, str]], name: str, job_of: Callable[[str], Job]) -> list[Job]:
-    """Return the jobs of numbered lines, where each has a folder of its own."""
+def _distinct(entries: Iterable[tuple[int, str]], name: str, job_of: Callable[[str], Job]) -> list[Job]:
+    """Return the jobs of numbered lines; each must have a different output folder."""
     jobs: dict[str, tuple[int, Job]] = {}
-    for number, line in said:
+    for number, line in entries:
         try:
             job = job_of(line)
         except ValueError as error:
-            raise BatchListError(f"{name}, line {number}: {error}. Mend the line, or begin it with #.") from error
-        except OSError as error:  # the system cannot look for such a name
-            raise BatchListError(
-                f"{name}, line {number}: {error.strerror}. Mend the line, or begin it with #."
-            ) from error
-        place = job.output.casefold()  # macOS and Windows take `X` and `x` for one folder
-        if place in jobs:
-            first, other = jobs[place]
+            raise BatchListError(f"{name}, line {number}: {error}. {_ADVICE}") from error
+        except OSError as error:  # not a valid file name on this system
+            raise BatchListError(f"{name}, line {number}: {error.strerror}. {_ADVICE}") from error
+        folder = job.output.casefold()  # `X` and `x` are one folder on macOS and Windows
+        if folder in jobs:
+            first, other = jobs[folder]
             if job == other:
                 continue
             raise BatchListError(
-                f"{name}: lines {first} and {number} would both be exported into {job.output!r}. Give one of them "
-                'another folder: {"model": …, "output": …}.'
+                f"{name}: lines {first} and {number} have the same output folder {job.output!r}. Set another one in "
+                'one of them: {"model": …, "output": …}.'
             )
-        jobs[place] = number, job
+        jobs[folder] = number, job
     return [job for _, job in jobs.values()]
 
 
@@ -196,7 +194,7 @@ def _content(line: str) -> dict[str, Any]:
         return {"model": line}
     content = parse_json(line, _LONGEST_LINE)
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return content
 
 
@@ -208,9 +206,9 @@ def _job(content: dict[str, Any], options: Mapping[str, Any], *, of_hub: bool = 
         raise ValueError('it has no "model"')
     for name, value in (("revision", revision), ("task", task), ("output", output)):
         if value is not None and not _is_name(value):
-            raise ValueError(f'"{name}" is no text')
+            raise ValueError(f'"{name}" is not a text')
     if refused := refused_options(rest):
-        raise ValueError(f'"{refused[0]}" is said for all models of a batch, by an argument of the command')
+        raise ValueError(f'"{refused[0]}" cannot be set per model; pass it on the command line')
     common = dict(options)
     common_task = common.pop("task", "auto")
     if output is None:
@@ -220,69 +218,69 @@ def _job(content: dict[str, Any], options: Mapping[str, Any], *, of_hub: bool = 
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a value is a text that can name something: no NUL, and no half of a surrogate pair."""
+    """Return whether a value is a valid name: a text without NUL and without lone surrogates."""
     return isinstance(value, str) and value != "" and "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 
 def _folder_for(model: str, revision: str | None, *, of_hub: bool) -> str:
-    """Return `org/name`, or `org/name@revision`, or the last part of a folder's name; never one of a file's."""
+    """Return `org/name`, `org/name@revision`, or the name of a local folder; never a file name."""
     if not of_hub and Path(model).exists():
-        return _no_file(Path(model).resolve().name)
+        return _folder_name(Path(model).resolve().name)
     name, _, named = model.partition("@")
     revision = revision or named
     folder = f"{name}@{revision.replace('/', '-')}" if revision else name
     if not is_inside(folder):
-        raise ValueError(f"{model!r} is neither a folder here nor a model of a Hub")
-    return _no_file(folder)
+        raise ValueError(f"{model!r} is neither a local folder nor a repo id")
+    return _folder_name(folder)
 
 
-def _no_file(folder: str) -> str:
-    """Return another name for a folder whose own the exporter would take for a file's."""
+def _folder_name(folder: str) -> str:
+    """Return the name of a folder; the exporter would treat `x.onnx` as a file."""
     return f"{folder}-model" if folder.endswith(_ONNX) else folder
 
 
 def refuse_ambiguous(jobs: Iterable[Job], root: Path) -> None:
-    """Refuse a folder for a batch where a model's name would be that of a folder here once something is exported.
+    """Reject an output folder in which an export would have the path of a model's name.
 
     Args:
-        jobs: What is to be exported.
-        root: The batch's folder.
+        jobs: The jobs.
+        root: Output folder of the batch.
 
     Raises:
-        ArgumentError: A second run would take a model of a Hub for the folder that the first one wrote.
+        ArgumentError: A second run would use the folder that the first run wrote instead of the model of the Hub.
     """
     jobs = list(jobs)
-    places = [root.resolve() / job.output for job in jobs]
-    made = {path for place in places for path in (place, *place.parents)}
+    outputs = [root.resolve() / job.output for job in jobs]
+    created = {path for output in outputs for path in (output, *output.parents)}
     for job in jobs:
         path = Path(job.model).resolve()
-        if not job.of_hub and path in made and not path.exists():
+        if not job.of_hub and path in created and not path.exists():
             raise ArgumentError(
-                f"A batch into {root} would make a folder {job.model} here, and the next run would take that for the "
-                f"model {job.model!r}. Name a folder with a name of its own, such as exports/."
+                f"A batch with the output {root} would create a folder {job.model}, and the next run would use it "
+                f"as the model {job.model!r}. Pass another folder, for example `-o exports/`."
             )
 
 
 def lasting_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options that decide on an export's files, as JSON has them: journals and manifests keep these.
+    """Return the options that change the files of an export, as plain JSON for journals and manifests.
 
-    A False or a 0 says something (`hierarchy`, `pad_token_id`), so only what was not given at all is left out.
+    Options that are None are omitted. False and 0 are kept, because they have a meaning (`hierarchy`, `pad_token_id`).
     """
     kept = {
         name: value
         for name, value in options.items()
-        if value is not None and name not in NOT_OF_A_LIST and name != "verify_hub"  # checks, and changes no byte
+        if value is not None and name not in NOT_OF_A_LIST and name != "verify_hub"  # changes no file
     }
     plain: dict[str, Any] = parse_json(json.dumps(kept, default=str))
     return plain
 
 
 def is_as_asked(job: Job, entry: Mapping[str, Any]) -> bool:
-    """Tell whether an export was made as a job asks for it.
+    """Return whether an export was made with the options of a job.
 
     Args:
-        job: What is asked for.
-        entry: What a journal says of the export. One that does not say how it was made is believed.
+        job: The job.
+        entry: Entry of the export in a journal. An entry without options matches every job.
     """
     options = entry.get("options")
     if not isinstance(options, Mapping):

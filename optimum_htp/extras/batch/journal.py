@@ -1,4 +1,4 @@
-"""The journal of a batch: one JSON object a line, added when a job starts and when it ends.
+"""The journal of a batch: one JSON object per line, for the start and the end of each job.
 
     {"event": "start", "output": "org/name", "model": "org/name", "time": "2026-01-01T00:00:00Z"}
     {"event": "end", "output": "org/name", "model": "org/name", "time": …, "state": "done", "commit": "…",
@@ -8,8 +8,8 @@
     {"event": "push", …, "repo": "me/name-onnx", "exported": "…", "commit": "…", "url": "…",
      "files": {"model.onnx": "…"}, "asked": {"repo": "me/name-onnx", "layout": "optimum", "create_pr": false}}
 
-Lines are only ever added, each by one write that is on the disk before the batch goes on. A line that a kill or a full
-disk cut short is no line: the next one begins on its own.
+Lines are only appended, each with one write that is synced to disk before the batch continues. A line that a kill or a
+full disk truncated is ignored; the next one starts on a new line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LINE: Final = re.compile(rb'^\{"event": "(?:start|end|push)", "output": ', re.M
 
 
 def _is_journal(path: Path) -> bool:
-    """Whether a line of a file is one of a journal. A kill may have cut the only one short."""
+    """Return whether a file contains a line of a journal; the only line may be truncated."""
     content = path.read_bytes()
     return _LINE.search(content) is not None or b'{"event": "start", "output": '.startswith(content)
 
@@ -48,14 +48,14 @@ JOURNAL_FILE: Final = OutputKind("a journal of a batch", _is_journal)
 
 
 class Journal:
-    """A journal, open to be added to; may be used from several threads.
+    """A journal that is open for appending, from any thread.
 
     Args:
-        path: The file, which need not exist. One that is there has to be a journal.
-        force: Whether to add to a file of another kind.
+        path: The file. An existing file must be a journal.
+        force: Whether to append to a file of another kind.
 
     Raises:
-        ProtectedFileError: There is a file that is no journal.
+        ProtectedFileError: The existing file is not a journal.
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
@@ -69,10 +69,10 @@ class Journal:
             elif entry.get("event") == "push" and isinstance(entry.get("output"), str):
                 self.pushes[entry["output"]] = entry
             elif isinstance(entry.get("output"), str):
-                self.ends.pop(entry["output"], None)  # started again, and perhaps killed
+                self.ends.pop(entry["output"], None)  # started again, possibly killed
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self._torn = path.stat().st_size > 0 and not _ends_a_line(path)
+        self._is_truncated = path.stat().st_size > 0 and not _ends_a_line(path)
 
     def __enter__(self) -> Journal:
         return self
@@ -80,21 +80,21 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:  # a thread that outlives the batch writes nothing more
+        with self._lock:  # threads that still run cannot write any more
             os.close(self._descriptor)
             self._descriptor = -1
 
     def start(self, job: Job) -> None:
-        """Say that a job starts."""
+        """Record the start of a job."""
         self._add(job, {"event": "start"})
 
     def end(self, job: Job, content: Mapping[str, Any]) -> None:
-        """Say what came of a job."""
+        """Record the result of a job."""
         entry = self._add(job, {"event": "end", **content})
         self.ends[job.output] = entry
 
     def push(self, job: Job, content: Mapping[str, Any]) -> None:
-        """Say where an export was pushed."""
+        """Record the push of an export."""
         self.pushes[job.output] = self._add(job, {"event": "push", **content})
 
     def _add(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
@@ -109,18 +109,18 @@ class Journal:
         entry |= masked(entry)
         line = json.dumps(entry).encode() + b"\n"
         with self._lock:
-            line = b"\n" * self._torn + line
-            self._torn = os.write(self._descriptor, line) < len(line)
+            line = b"\n" * self._is_truncated + line
+            self._is_truncated = os.write(self._descriptor, line) < len(line)
             os.fsync(self._descriptor)
         return entry
 
 
 def is_entry(content: Any) -> bool:
-    """Whether a content may be an entry: each field that is used has its type. Others may have written it."""
+    """Return whether a value is an entry whose fields have the right types. It is untrusted."""
     if not isinstance(content, dict):
         return False
     versions, files = content.get("versions") or {}, content.get("files") or []
-    if content.get("event") == "push":  # of these, some are only compared
+    if content.get("event") == "push":  # these fields are only compared
         files = [] if isinstance(files, dict) else files
         content = {**content, "asked": None} if isinstance(content.get("asked"), dict) else content
     return (
@@ -155,8 +155,8 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
             yield entry
         elif line:
             bad.append(number)
-    if bad:  # most often cut short by a kill
-        logger.warning("%s: line %d is no entry of a journal, and left out (%d in all).", path, bad[0], len(bad))
+    if bad:  # usually truncated by a kill
+        logger.warning("%s: line %d is not a journal entry, and is ignored (%d such lines).", path, bad[0], len(bad))
 
 
 def _ends_a_line(path: Path) -> bool:

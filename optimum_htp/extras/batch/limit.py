@@ -1,6 +1,6 @@
-"""How a batch keeps to the limits of a Hub: all of it waits as long as the Hub says, and then goes on.
+"""Rate limits of a Hub in a batch: all jobs wait as long as the Hub requires, and then continue.
 
-A command that is about one model gives up where the wait is longer than `OPTIMUM_HTP_TIMEOUT`, and says so.
+Commands for one model fail instead, if the wait is longer than `OPTIMUM_HTP_TIMEOUT`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ __all__ = ["A_MINUTE", "Limit"]
 
 logger = get_logger(__name__)
 
-A_MINUTE: Final = 60.0  # to wait where a Hub does not report how long
-_MOST_WAITS: Final = 20  # for one thing that is asked for
+A_MINUTE: Final = 60.0  # seconds to wait if the Hub does not report a time
+_MOST_WAITS: Final = 20  # per request
 
 T = TypeVar("T")
 
 
 class Limit:
-    """The time until which nothing of a batch asks the Hub, shared by all of its jobs."""
+    """The time before which no job of a batch may send a request. All jobs share it."""
 
     def __init__(self) -> None:
         self._until = 0.0
         self._ended = threading.Event()
 
     def kept(self, ask: Callable[[], T], asked_to_wait: Callable[[T], float | None] = lambda result: None) -> T:
-        """Ask the Hub; again after the time that it asks to wait.
+        """Return the result of a request; repeat it after each wait that the Hub requires.
 
         Args:
-            ask: Asks it.
-            asked_to_wait: Tells from a result how long the Hub asks to wait, where no `RateLimitedError` says it.
+            ask: Sends the request.
+            asked_to_wait: Returns the seconds to wait from a result, if the request raises no `RateLimitedError`.
 
         Raises:
-            RateLimitedError: The Hub has asked for too many waits.
-            BaseException: What `ask` raises.
+            RateLimitedError: The Hub required too many waits.
+            BaseException: Any exception of `ask`.
         """
         for _ in range(_MOST_WAITS):
             self._wait()
@@ -55,16 +55,16 @@ class Limit:
         return ask()
 
     def end(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waits."""
         self._ended.set()
 
     def _hold(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         if until > self._until + 1:
-            logger.warning("The Hub had too many requests from here: all models wait %.0f s.", seconds)
+            logger.warning("The Hub limits requests: all models wait %.0f s.", seconds)
         self._until = max(self._until, until)
 
     def _wait(self) -> None:
-        """Return once the Hub may be asked, or the batch is interrupted."""
+        """Return when requests are allowed, or the batch is interrupted."""
         while (left := self._until - time.monotonic()) > 0 and not self._ended.wait(left):
             pass

@@ -1,4 +1,4 @@
-"""The manifest of a batch that was run, and what of another one was not exported with the same bytes."""
+"""The manifest of a finished batch, and its differences from another manifest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["differences", "manifest_of"]
 
 
 def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, JobResult], folder: Path) -> Manifest:
-    """Return the manifest of those jobs that are done, by their folders."""
+    """Return the manifest of the exported jobs, sorted by folder."""
     models = []
     for job in sorted(jobs, key=lambda job: job.output):
         outcome = outcomes[job.output]
@@ -36,7 +36,7 @@ def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, JobResult], folder: 
 
 
 def _with_common_versions(folder: Path, models: Sequence[ManifestModel]) -> Manifest:
-    """Return a manifest that says once what most of its models were exported with."""
+    """Return a manifest that stores the most common versions once."""
     known = [model.versions for model in models if model.versions]
     common = max(known, key=known.count, default={})
     kept = (replace(model, versions=None) if model.versions == common else model for model in models)
@@ -44,12 +44,12 @@ def _with_common_versions(folder: Path, models: Sequence[ManifestModel]) -> Mani
 
 
 def differences(manifest: Manifest, outcomes: Mapping[str, JobResult]) -> list[str]:
-    """Return the files, relative to the batch's folder, that were reproduced with other bytes, or not at all."""
+    """Return the files, relative to the output folder, that differ from the manifest or are missing."""
     different = []
     for model in manifest.models:
         outcome = outcomes.get(model.output)
         if outcome is None or not outcome.state.is_exported:
-            continue  # its failure was reported
+            continue  # reported as failed
         theirs, ours = _digests(model.files), _digests(outcome.files)
         different += [
             f"{model.output}/{name}"

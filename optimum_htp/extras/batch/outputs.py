@@ -1,8 +1,8 @@
-"""Where a batch's exports go: a folder, or any location that fsspec writes to (`s3://bucket/prefix`).
+"""Targets of the exports of a batch: a folder, or any location that fsspec can write to (`s3://bucket/prefix`).
 
-An export is made in a folder in either case. To a location its files are copied when it is whole, and a small file
-that tells of them (`.optimum-htp.json`: commit, names, sizes, digests) is taken away before and written last, so that
-what a killed job left there counts for nothing. Credentials are whatever the machine that copies has.
+Each export is written to a folder. For a location, the files of a complete export are then copied. A marker file
+(`.optimum-htp.json`: commit, names, sizes, digests) is deleted before and written last, so files of a killed job are
+ignored. The copying machine uses its own credentials.
 """
 
 from __future__ import annotations
@@ -30,48 +30,48 @@ if TYPE_CHECKING:
 __all__ = ["MARKER", "Folder", "Location", "Output", "output_at"]
 
 MARKER: Final = ".optimum-htp.json"
-_STORES: Final = ("s3://", "gs://", "gcs://", "az://", "abfs://")  # have no folders: a bucket would be made
+_STORES: Final = ("s3://", "gs://", "gcs://", "az://", "abfs://")  # have no folders; makedirs would create a bucket
 _LARGEST_MARKER: Final = 1 << 22  # bytes
 
 
 class Output(Protocol):
-    """Where exports go. It is sent to whatever process makes one."""
+    """Target of the exports. It is sent to the processes of the exports."""
 
     @contextmanager
     def being_filled(self, job: Job) -> Iterator[Path]:
-        """Yield the folder that a job's export is written to."""
+        """Yield the folder to write the export of a job to."""
         ...
 
     def publish(self, job: Job, folder: Path, entry: Mapping[str, Any]) -> None:
-        """Bring an export that is whole to its place; `entry` tells of it as a journal does."""
+        """Move a complete export to its target; `entry` is its journal entry."""
         ...
 
     def standing(self, job: Job, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return what tells of a job's export that stands and is whole, or None; `entry` is what the journal has."""
+        """Return the entry of an existing complete export, or None; `entry` is the journal entry of the job."""
         ...
 
     def is_unchanged(self, job: Job, entry: Mapping[str, Any]) -> bool:
-        """Tell whether the files have the digests that `standing` told of. Reads all of them."""
+        """Return whether all files have the digests of the entry. All files are read."""
         ...
 
     def confirm(self, job: Job, entry: Mapping[str, Any]) -> None:
-        """See that this machine has an export, which another may have made; `entry` tells of it."""
+        """Check that this machine can read an export, which another machine may have written."""
         ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that all who export can write to.
+    """A folder that all exporting processes can write to.
 
     Attributes:
-        root: Its path, absolute: what another process calls its own folder is no matter.
+        root: Absolute path, so that the working folder of a process does not matter.
     """
 
     root: Path
 
     @contextmanager
     def being_filled(self, job: Job) -> Iterator[Path]:
-        """See `Output.being_filled`: an export takes its place by itself.
+        """See `Output.being_filled`. The exporter replaces the folder itself.
 
         Raises:
             OutputError: A link in the root leads out of it.
@@ -81,7 +81,7 @@ class Folder:
             try:
                 path_below(self.root, Path(job.output))
             except OSError as error:
-                raise OutputError(f"{error}. Delete the link, or name another output folder.") from error
+                raise OutputError(f"{error}. Delete the link, or pass another folder with -o.") from error
         folder.parent.mkdir(parents=True, exist_ok=True)
         yield folder
 
@@ -89,19 +89,19 @@ class Folder:
         """See `Output.publish`."""
 
     def standing(self, job: Job, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """See `Output.standing`: the journal's word counts, where the files are there."""
+        """See `Output.standing`. The entry of the journal is used if the files exist."""
         commit, folder = entry.get("commit"), self.root / job.output
         if commit is None or entry.get("state") != State.DONE.value:
             return None
         try:
             files = [(folder / file["name"], file["size"]) for file in entry["files"] if file["sha256"]]
-            whole = files and all(
+            is_complete = files and all(
                 path.stat().st_size == size and (path.suffix != ".onnx" or _commit_of(path) == commit)
                 for path, size in files
             )
         except (OSError, KeyError, TypeError):
             return None
-        return entry if whole else None
+        return entry if is_complete else None
 
     def is_unchanged(self, job: Job, entry: Mapping[str, Any]) -> bool:
         """See `Output.is_unchanged`."""
@@ -115,14 +115,14 @@ class Folder:
         """See `Output.confirm`.
 
         Raises:
-            OutputError: It is not there, because a worker has another disk by that name.
+            OutputError: A file is missing, because the path is on another disk on the worker.
         """
         folder = self.root / job.output
         for file in entry["files"]:
             if not (folder / file["name"]).is_file():
                 raise OutputError(
-                    f"It was exported, and this machine has no {folder / file['name']}: what its worker calls so is "
-                    "another disk. Name a folder that all machines share, or a location such as s3://."
+                    f"The model was exported, but {folder / file['name']} does not exist here: the worker's path "
+                    "is on another disk. Pass a shared folder with -o, or a location such as s3://."
                 )
 
 
@@ -133,7 +133,7 @@ def _commit_of(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Location:
-    """A location of fsspec's, such as an object store."""
+    """A location of fsspec, such as an object store."""
 
     url: str
 
@@ -147,40 +147,40 @@ class Location:
         """See `Output.publish`.
 
         Raises:
-            OutputError: The location refuses the files.
+            OutputError: The location rejects the files.
         """
         with _faults_of(self.url):
             files, root = _opened(self.url)
-            place = f"{root}/{job.output}"
-            if files.exists(f"{place}/{MARKER}"):
-                files.rm_file(f"{place}/{MARKER}")
+            target = f"{root}/{job.output}"
+            if files.exists(f"{target}/{MARKER}"):
+                files.rm_file(f"{target}/{MARKER}")
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
-                    target = f"{place}/{path.relative_to(folder).as_posix()}"
+                    file = f"{target}/{path.relative_to(folder).as_posix()}"
                     if not self.url.startswith(_STORES):
-                        files.makedirs(target.rpartition("/")[0], exist_ok=True)
-                    files.put_file(str(path), target)
-            files.pipe_file(f"{place}/{MARKER}", json.dumps(masked(dict(entry))).encode())
+                        files.makedirs(file.rpartition("/")[0], exist_ok=True)
+                    files.put_file(str(path), file)
+            files.pipe_file(f"{target}/{MARKER}", json.dumps(masked(dict(entry))).encode())
 
     def standing(self, job: Job, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """See `Output.standing`: what lies beside the files counts, whoever exported them.
+        """See `Output.standing`. The marker next to the files is used; any machine can have written it.
 
         Raises:
             OutputError: The location cannot be read.
         """
         with _faults_of(self.url):
             files, root = _opened(self.url)
-            place = f"{root}/{job.output}"
+            target = f"{root}/{job.output}"
             try:
-                with files.open(f"{place}/{MARKER}", "rb") as stream:
+                with files.open(f"{target}/{MARKER}", "rb") as stream:
                     known = parse_json(stream.read(_LARGEST_MARKER))
                 if not is_entry(known):
                     return None
                 sizes = {file["name"]: file["size"] for file in known["files"] if file["sha256"]}
-                whole = all(files.info(f"{place}/{name}")["size"] == size for name, size in sizes.items())
+                is_complete = all(files.info(f"{target}/{name}")["size"] == size for name, size in sizes.items())
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 return None
-        return known if whole and sizes and isinstance(known.get("commit"), str) else None
+        return known if is_complete and sizes and isinstance(known.get("commit"), str) else None
 
     def is_unchanged(self, job: Job, entry: Mapping[str, Any]) -> bool:
         """See `Output.is_unchanged`.
@@ -197,23 +197,26 @@ class Location:
         return True
 
     def confirm(self, job: Job, entry: Mapping[str, Any]) -> None:
-        """See `Output.confirm`: a location is the same for everybody."""
+        """See `Output.confirm`. A location is the same on all machines."""
 
 
 def output_at(text: str) -> Output:
-    """Return where a path or an address points.
+    """Return the output of a path or URL.
 
     Raises:
-        ArgumentError: It is no place that outlasts the process, or nothing that fsspec knows.
+        ArgumentError: The output is a file, or in the memory of this process.
+        OutputError: fsspec does not support the URL.
     """
     if "://" not in text:
+        if Path(text).is_file():
+            raise ArgumentError(f"{text} is a file, not a folder. Pass another folder with -o.")
         return Folder(Path(text).absolute())
     protocol, _, rest = text.partition("://")
     if protocol in ("file", "local"):
         return Folder(Path(rest).absolute())
     if protocol == "memory":
         raise ArgumentError(
-            f"What is written to {text} ends with the process. Name a folder, or a location such as s3://."
+            f"{text} is in memory and is lost when the process ends. Pass a folder or a location such as s3://."
         )
     with _faults_of(text):
         _opened(text)
@@ -221,7 +224,7 @@ def output_at(text: str) -> Output:
 
 
 def _opened(url: str) -> tuple[Any, str]:
-    """Open a location; remember no listings, because others write there too."""
+    """Open a location without a cache of listings, because other machines write there, too."""
     try:
         import fsspec
 
@@ -233,13 +236,13 @@ def _opened(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _faults_of(url: str) -> Iterator[None]:
-    """Name the location in what its file system raises."""
+    """Convert errors of the file system of a location."""
     try:
         yield
     except OptimumHTPError:
         raise
-    except Exception as error:  # each file system of fsspec's raises its own
+    except Exception as error:  # each file system raises other exceptions
         raise OutputError(
-            f"{url} cannot be used: {type(error).__name__}: {error}. Check that it is there, and this machine's "
-            "credentials for it."
+            f"{url} cannot be used: {type(error).__name__}: {error}. Check that it exists, and the credentials "
+            "of this machine."
         ) from error

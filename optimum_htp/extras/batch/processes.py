@@ -1,8 +1,8 @@
-"""An executor whose every call has a process of its own, with a limit of time and of memory.
+"""An executor that runs each call in a separate process, with limits of time and memory.
 
-It has the interface of `concurrent.futures`. The processes are forked by a server that has imported what calls need,
-so they do not wait for PyTorch, and nothing of one call is left for the next. Where nothing can be forked (Windows),
-each imports for itself. The processes end with the one that started them, however that ends.
+It has the interface of `concurrent.futures`. A server process imports the required modules once and forks the
+processes, so a call does not wait for the import of PyTorch. On Windows, which has no fork, each process imports them.
+All processes end with their parent.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from optimum_htp.starting import without_current_folder
 
 __all__ = ["ProcessExecutor", "peak_memory"]
 
-_TICK: Final = 0.1  # seconds between two looks at a process's memory
-_GRACE: Final = 2.0  # seconds for a process to remove what it has half written
+_TICK: Final = 0.1  # seconds between two checks of the memory
+_GRACE: Final = 2.0  # seconds for a process to remove incomplete files
 
 T = TypeVar("T")
 
 
 class ProcessExecutor(Executor):
-    """Runs each call in a process of its own.
+    """Runs each call in a separate process.
 
     Args:
-        slots: How many at a time.
-        timeout: Seconds that a call may take; None for any number.
-        memory: Bytes that a call's processes may have resident; None for any number.
-        preload: Name of a module that the server imports before it forks; None for none.
-        threads: How many threads PyTorch may use in each; None for its own number.
+        slots: Number of parallel calls.
+        timeout: Time limit of a call, in seconds; None for no limit.
+        memory: Limit of the resident memory of a call, in bytes; None for no limit.
+        preload: Module that the server imports before it forks; None for no module.
+        threads: Number of threads of PyTorch per process; None for its default.
 
-    A future's exception is what the call raised, or `JobTimeoutError`, `JobMemoryError` or `JobLostError`.
+    The exception of a future is the exception of the call, or `JobTimeoutError`, `JobMemoryError` or `JobLostError`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ProcessExecutor(Executor):
         return self._threads.submit(self._run, fn, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; with `cancel_futures` also end those that run."""
+        """Accept no more calls; with `cancel_futures` also end the running ones."""
         if cancel_futures:
             self._stopped.set()
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
@@ -92,17 +92,19 @@ class ProcessExecutor(Executor):
         return value  # type: ignore[no-any-return]
 
     def _answer(self, process: Any, receiving: Connection) -> tuple[Any, BaseException | None] | None:
-        """Wait for what the process says; None where it ends without a word."""
+        """Wait for the answer of a process; return None if it ends without one."""
         started = time.monotonic()
         while not wait([receiving, process.sentinel], _TICK):
             if self._stopped.is_set():
                 raise JobLostError("the batch was interrupted")
             if self._timeout is not None and time.monotonic() - started > self._timeout:
-                raise JobTimeoutError(f"It took more than {self._timeout:g} s. Give it more with --timeout.")
+                raise JobTimeoutError(
+                    f"The export took more than {self._timeout:g} s. Raise the limit with --timeout."
+                )
             if self._memory is not None and (used := _memory_of(process.pid)) > self._memory:
                 raise JobMemoryError(
                     f"It needed more than {self._memory / 1e9:.1f} GB of memory ({used / 1e9:.1f} GB when it was "
-                    "ended). Give it more with --memory."
+                    "stopped). Raise the limit with --memory."
                 )
         try:
             answer: tuple[Any, BaseException | None] = receiving.recv()
@@ -112,23 +114,23 @@ class ProcessExecutor(Executor):
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had resident, in bytes."""
+    """Return the peak of the resident memory of this process, in bytes."""
     import psutil
 
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of either
+    unit = 1 if sys.platform == "darwin" else 1024  # see getrusage(2) of macOS and Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _called(sending: Connection, fn: Callable[..., Any], args: Any, kwargs: Any, threads: int | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(AttributeError):  # Windows has no process groups
-        os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which ends its processes in order
+        os.setpgid(0, 0)  # only the parent receives Ctrl-C, and ends its processes
     null = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):  # what is worth telling goes back to the parent
+    for descriptor in (1, 2):  # results are sent to the parent
         os.dup2(null, descriptor)
     if threads is not None:
         import torch
@@ -136,7 +138,7 @@ def _called(sending: Connection, fn: Callable[..., Any], args: Any, kwargs: Any,
         torch.set_num_threads(threads)
     try:
         answer: tuple[Any, BaseException | None] = (fn(*args, **kwargs), None)
-    except Exception as error:  # noqa: BLE001 - it is the future's
+    except Exception as error:  # noqa: BLE001 - passed to the future
         answer = (None, error)
     sending.send(answer)
 
@@ -149,7 +151,7 @@ def _end_with_parent() -> None:
 
 
 def _memory_of(pid: int) -> int:
-    """Return how much memory a process and those that it started have resident, in bytes."""
+    """Return the resident memory of a process and its children, in bytes."""
     import psutil
 
     total = 0
@@ -162,7 +164,7 @@ def _memory_of(pid: int) -> int:
 
 
 def _end(process: Any, deadline: float) -> None:
-    """See that a process and those that it started have ended; it has some seconds to do so by itself."""
+    """End a process and its children, after waiting some seconds for a regular end."""
     import psutil
 
     children = []
@@ -182,5 +184,5 @@ def _end(process: Any, deadline: float) -> None:
 def _ended_by(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name if -exitcode in set(signal.Signals) else str(-exitcode)
-        return f"Its process was ended by {name} (the system does that where memory runs out). Run the batch again."
-    return f"Its process ended with code {exitcode}. Run the batch again."
+        return f"The process was ended by {name} (for example because memory ran out). Run the batch again."
+    return f"The process ended with code {exitcode}. Run the batch again."

@@ -1,4 +1,4 @@
-"""What a batch pushes: each export to a repo of its own."""
+"""Pushes the exports of a batch, each to a separate repo."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Pushes:
     """Pushes the exports of a batch.
 
     Attributes:
-        root: The batch's folder.
-        repos: Where each export goes, by its folder in there.
+        root: Output folder of the batch.
+        repos: The repo of each export, by its folder.
         access: Token and cache.
-        private: Whether new repos are private; None for private where the model was private or gated.
+        private: Whether new repos are private; None if they are private for a private or gated model only.
         create_pr: Whether to open pull requests instead.
-        layout: Where the files are in a repo.
+        layout: File layout of a repo.
     """
 
     root: Path
@@ -36,14 +36,14 @@ class Pushes:
     layout: str = OPTIMUM
 
     def asked(self, job: Job) -> dict[str, Any]:
-        """Return what is asked for a job's export: a push that an earlier run made counts where it was the same."""
+        """Return the options of a push; an earlier push with equal options is not repeated."""
         return {"repo": self.repos[job.output], "layout": self.layout, "create_pr": self.create_pr}
 
     def push(self, job: Job) -> dict[str, Any]:
-        """Push a job's export, and return what a journal says of it.
+        """Push the export of a job; return the entry for the journal.
 
         Raises:
-            HFHubIntegrationError: It was not pushed; the subclass says why.
+            HFHubIntegrationError: The push failed; the subclass is the reason.
         """
         from optimum_htp.extras.push.pushing import push
 
@@ -59,14 +59,14 @@ class Pushes:
 
 
 def repos_of(jobs: Sequence[Job], form: str) -> dict[str, str]:
-    """Return the repo of each job's export, by its folder.
+    """Return the repo of each export, by its folder.
 
     Args:
-        jobs: What is exported.
-        form: The repos' names, with `{name}` and perhaps `{org}` in it; an owner alone means `OWNER/{name}-onnx`.
+        jobs: The jobs.
+        form: Pattern of the repo ids, with `{name}` and optionally `{org}`; an owner alone means `OWNER/{name}-onnx`.
 
     Raises:
-        ArgumentError: Two models would go into one repo.
+        ArgumentError: Two models have the same repo.
     """
     form = form if "/" in form else f"{form}/{{name}}-onnx"
     repos: dict[str, str] = {}
@@ -75,7 +75,7 @@ def repos_of(jobs: Sequence[Job], form: str) -> dict[str, str]:
         repo = form.replace("{name}", name).replace("{org}", org.replace("/", "-"))
         if repo in repos.values():
             raise ArgumentError(
-                f"Two models would be pushed to {repo}: let --push-to-hub have {{org}} and {{name}} in it."
+                f"Two models would be pushed to {repo}. Pass a pattern with {{org}} and {{name}} to --push-to-hub."
             )
         repos[job.output] = repo
     return repos

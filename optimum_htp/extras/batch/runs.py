@@ -1,7 +1,7 @@
-"""A batch: many models exported side by side, each once, however often the batch is begun anew.
+"""Runs a batch: exports many models in parallel, and resumes after an interruption.
 
-What the next models need is downloaded while the present ones are exported. What came of each is in the journal; a
-second run asks it, and the Hub for the present commit, and does what is not done. A model that fails stops no other.
+The next models are downloaded while the present ones are exported. The journal records the results. A second run reads
+the journal, requests the present commits from the Hub, and exports the rest. If a model fails, the others continue.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["JOURNAL", "check_outputs", "run_batch"]
 logger = get_logger(__name__)
 
 JOURNAL: Final = "batch.jsonl"
-_GRACE: Final = 1.0  # seconds
+_GRACE: Final = 1.0  # seconds to record results after an interruption
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,18 @@ def check_outputs(
     inputs: Sequence[str] = (),
     force: bool = False,
 ) -> None:
-    """Refuse a journal or a manifest that would destroy a file, or that lies among the files of an export.
+    """Reject a journal or a manifest that would replace another file, or that is in the folder of an export.
 
     Args:
-        jobs: What is to be exported.
-        output: Where to.
+        jobs: The jobs.
+        output: Target of the exports.
         journal: The journal.
-        manifest: The manifest, where one is to be written.
-        inputs: The list, or the manifest that the jobs are from.
-        force: Whether they may replace files of other kinds.
+        manifest: The manifest, if one is written.
+        inputs: The list or manifest of the jobs.
+        force: Whether to replace files of other kinds.
 
     Raises:
-        ProtectedFileError: One of them would.
+        ProtectedFileError: The journal or the manifest is rejected.
     """
     inputs = [*inputs, *(job.model for job in jobs if Path(job.model).exists())]
     models = [output.root.resolve() / job.output for job in jobs] if isinstance(output, Folder) else []
@@ -90,7 +90,7 @@ def check_outputs(
             continue
         check_output(path, kind, inputs=inputs, force=force)
         if (folder := next((model for model in models if path.resolve().is_relative_to(model)), None)) is not None:
-            raise ProtectedFileError(f"{path} lies in {folder}, which an export is written to: name another output.")
+            raise ProtectedFileError(f"{path} is in {folder}, the folder of an export. Pass another file.")
 
 
 def run_batch(
@@ -108,49 +108,49 @@ def run_batch(
     read_standing: bool = False,
     pushes: Pushes | None = None,
     force: bool = False,
-    told: Callable[[Job, JobResult], None] = lambda job, outcome: None,
+    on_result: Callable[[Job, JobResult], None] = lambda job, outcome: None,
     limit: Limit | None = None,
 ) -> dict[str, JobResult]:
-    """Export models, and keep a journal of it.
+    """Export models, and record the results in a journal.
 
     Args:
-        jobs: What to export.
-        output: Where they go, a folder for each.
-        journal: File that says what came of each; one that is there is asked what is done, and added to.
+        jobs: The jobs.
+        output: Target of the exports, with one folder per job.
+        journal: File of the results. An existing journal is read and extended.
         access: How to reach the Hub.
-        exports: Does the exports, each in a process of its own; how many at a time is its business.
-        downloads: Does the downloads. Threads of this process will do.
-        ahead: How many models may be downloaded and not exported yet.
+        exports: Executor of the exports; it limits their number.
+        downloads: Executor of the downloads, for example threads of this process.
+        ahead: Maximum number of models that are downloaded and not exported yet.
         export: Exports a model; called in the processes of `exports`.
-        fetch: Brings what a model needs to where it is exported.
-        retry_failed: Whether to export again what failed in an earlier run.
-        read_standing: Whether to read the files of what stands, and to export again what has other digests than the
-            journal says; without it, names, sizes and commits count.
-        pushes: Pushes what is exported. What the journal says was pushed as it is asked now is not pushed again.
-        force: Whether to add to a journal that is a file of another kind.
-        told: Called with each job and what came of it, from any thread.
-        limit: What the Hub has asked for so far.
+        fetch: Downloads the files of a model.
+        retry_failed: Whether to export models again that failed in an earlier run.
+        read_standing: Whether to read existing files, and to export models again if a digest differs from the journal.
+            Otherwise, names, sizes and commits are compared.
+        pushes: Pushes the exports. A push that the journal records with the same options is not repeated.
+        force: Whether to append to a journal that is a file of another kind.
+        on_result: Called with each job and its result, from any thread.
+        limit: The rate limits that the Hub has reported so far.
 
     Returns:
-        What came of each job, by its folder.
+        The result of each job, by its folder.
 
     Raises:
-        ArgumentError: Another batch is writing to this journal.
-        ProtectedFileError: The journal is a file of another kind, or a link that leads out of its folder.
+        ArgumentError: Another batch writes to this journal.
+        ProtectedFileError: The journal is a file of another kind, or a link out of its folder.
     """
     check_output(journal, JOURNAL_FILE, force=force)
     journal.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(journal.with_name(f".{journal.name}.lock"))
-    for name in (journal.name, Path(lock.lock_file).name):  # a folder of somebody else may hold links
+    for name in (journal.name, Path(lock.lock_file).name):  # a folder of another user can contain links
         try:
             path_below(journal.parent, Path(name))
         except OSError as error:
-            raise ProtectedFileError(f"{error}. Delete the link, or name another file with --journal.") from error
+            raise ProtectedFileError(f"{error}. Delete the link, or pass another file with --journal.") from error
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ArgumentError(
-            f"Another batch is writing to {journal}. Wait until it has ended, or name another folder."
+            f"Another batch writes to {journal}. Wait until it ends, or pass another folder with -o."
         ) from None
     outcomes: dict[str, JobResult] = {}
     limit = limit or Limit()
@@ -158,55 +158,55 @@ def run_batch(
         batch = _Batch(
             output, access, kept, exports, downloads, export, fetch, retry_failed, read_standing, pushes, limit
         )
-        room = threading.Semaphore(ahead)
+        free = threading.Semaphore(ahead)
 
         def work(job: Job) -> None:
             try:
                 outcome = _pushed(job, _done(job, batch), batch)
             finally:
-                room.release()
+                free.release()
             outcomes[job.output] = outcome
-            told(job, outcome)
+            on_result(job, outcome)
 
         with DaemonThreads(ahead, "optimum-htp-jobs") as threads:
             running: list[Future[None]] = []
             try:
                 for job in jobs:
-                    while not room.acquire(timeout=0.5):  # without a timeout Windows cannot be interrupted
+                    while not free.acquire(timeout=0.5):  # a wait without a timeout cannot be interrupted on Windows
                         pass
                     running.append(threads.submit(work, job))
                 for future in running:
                     result_of(future)
-            except BaseException:  # Ctrl-C too: no export goes on without the batch that it is for
+            except BaseException:  # Ctrl-C too: no export continues without its batch
                 limit.end()
                 exports.shutdown(wait=False, cancel_futures=True)
                 downloads.shutdown(wait=False, cancel_futures=True)
-                wait(running, _GRACE)  # what has just ended is told; a download that goes on is not waited for
+                wait(running, _GRACE)  # record results; do not wait for downloads
                 raise
     return outcomes
 
 
 def _done(job: Job, batch: _Batch) -> JobResult:
-    """Do a job, unless it is done."""
+    """Run a job, unless its export is up to date."""
     before = batch.journal.ends.get(job.output, {})
     if before.get("state") == State.FAILED.value and not batch.retry_failed:
         return JobResult(
             state=State.FAILED,
             error=before.get("error"),
-            message=f"{before.get('message')} (in an earlier run; --retry-failed tries again)",
+            message=f"{before.get('message')} (in an earlier run; pass --retry-failed to try again)",
         )
     standing = batch.output.standing(job, before)
     good = standing if standing is not None and _is_good(job, standing, batch) else None
     exported = good["commit"] if good is not None else None
     outcome = _result(batch, batch.downloads, batch.fetch, job, batch.access, exported)
-    if job.commit is not None and outcome.commit != job.commit:  # the revision has moved, or is gone
+    if job.commit is not None and outcome.commit != job.commit:  # the revision has moved or was deleted
         job = replace(job, revision=job.commit)
         outcome = _result(batch, batch.downloads, batch.fetch, job, batch.access, exported)
     if outcome.state is State.UP_TO_DATE and good is not None:
-        return _as_it_stands(outcome, good)
+        return _as_recorded(outcome, good)
     if standing is not None and outcome.state in (State.FAILED, State.CRASHED):
-        # A Hub that is away, or a token that has expired, is no news of the model: what stands is to be known as such.
-        return replace(outcome, message=f"{outcome.message} What an earlier run exported stands as it was.")
+        # An unreachable Hub or an expired token does not concern the model, so the journal keeps the earlier result.
+        return replace(outcome, message=f"{outcome.message} The export of an earlier run is unchanged.")
     batch.journal.start(job)
     if outcome.state is State.FOUND:
         outcome = _exported(job, batch)
@@ -215,12 +215,12 @@ def _done(job: Job, batch: _Batch) -> JobResult:
 
 
 def _is_good(job: Job, standing: Mapping[str, Any], batch: _Batch) -> bool:
-    """Tell whether what stands may count as what is asked for, at its commit."""
+    """Return whether an existing export has the options of the job, and unchanged files if these are read."""
     return is_as_asked(job, standing) and (not batch.read_standing or batch.output.is_unchanged(job, standing))
 
 
-def _as_it_stands(outcome: JobResult, standing: Mapping[str, Any]) -> JobResult:
-    """Return an outcome with all that is known of an export that stands; nothing of this machine is."""
+def _as_recorded(outcome: JobResult, standing: Mapping[str, Any]) -> JobResult:
+    """Return a result with the recorded fields of an existing export."""
     return replace(
         outcome,
         task=standing.get("task"),
@@ -232,8 +232,8 @@ def _as_it_stands(outcome: JobResult, standing: Mapping[str, Any]) -> JobResult:
 
 
 def _exported(job: Job, batch: _Batch) -> JobResult:
-    """Export a model, and see that it is where it was to be."""
-    cached = replace(batch.access, force_download=False)  # it has just been downloaded
+    """Export a model, and check that its files exist."""
+    cached = replace(batch.access, force_download=False)  # it was just downloaded
     outcome = _result(batch, batch.exports, export_job, job, batch.output, cached, batch.export)
     if outcome.state is not State.DONE:
         return outcome
@@ -245,7 +245,7 @@ def _exported(job: Job, batch: _Batch) -> JobResult:
 
 
 def _pushed(job: Job, outcome: JobResult, batch: _Batch) -> JobResult:
-    """Push what a job has exported, unless that is done."""
+    """Push the export of a job, unless an earlier run has."""
     if batch.pushes is None or not outcome.state.is_exported:
         return outcome
     files = {file.name: file.sha256 for file in outcome.files}
@@ -255,22 +255,22 @@ def _pushed(job: Job, outcome: JobResult, batch: _Batch) -> JobResult:
     try:
         done = batch.limit.kept(functools.partial(batch.pushes.push, job))
     except (OptimumHTPError, OSError) as error:
-        message = f"It was exported, and not pushed: {error}"
+        message = f"The model was exported, but not pushed: {error}"
         return replace(outcome, state=State.FAILED, error=type(error).__name__, message=message)
     batch.journal.push(job, {**this, **done})
     return outcome
 
 
 def _is_same_push(before: Mapping[str, Any] | None, this: Mapping[str, Any]) -> bool:
-    """Tell whether an earlier push was of the same files, and as is asked now.
+    """Return whether an earlier push had the same files and options.
 
-    An old journal does not say that: then it is pushed again, and the Hub makes no commit of what it has.
+    An old journal does not record them. The push is then repeated, and the Hub creates no commit for unchanged files.
     """
     return before is not None and all(before.get(name) == value for name, value in this.items())
 
 
 def _result(batch: _Batch, executor: Executor, work: Callable[..., JobResult], *arguments: Any) -> JobResult:
-    """Let an executor do some work; again after the time that the Hub asks to wait."""
+    """Run work on an executor; repeat it after a wait that the Hub requires."""
     return batch.limit.kept(lambda: _ended(executor.submit(work, *arguments)), lambda outcome: outcome.retry_after)
 
 

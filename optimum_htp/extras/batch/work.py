@@ -1,6 +1,6 @@
-"""One job of a batch, in whatever process or machine it is done: fetched, exported, and told as a record.
+"""Runs one job of a batch in any process or machine: download, export, and the result as plain data.
 
-What fails for a reason that says something of the model is told in the record, too: it can be sent from anywhere.
+A failure that concerns the model is part of the result, so it can be sent between machines.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = get_logger(__name__)
 
 
 class Exported(Protocol):
-    """What an export says of itself when it is done."""
+    """Result of an export."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -59,7 +59,7 @@ class Exported(Protocol):
 
 
 Export = Callable[..., Exported]
-"""What exports a model, called and answering as `HTPExporter().export`; picklable, since another process calls it."""
+"""Exports a model, as `HTPExporter().export`; picklable, because another process calls it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +70,16 @@ class JobResult:
         state: Its state.
         commit: Commit that was exported, None for a local model.
         task: Optimum task that was exported.
-        asked: Task that was asked for, such as `auto`.
-        options: How it was exported: what of the job's options decides on the files. None where nobody noted it.
-        versions: Versions of what exported it, by distribution. None where nobody noted them.
-        files: What was written.
+        asked: Task of the job, such as `auto`.
+        options: Options that change the files. None if they are unknown.
+        versions: Versions of the exporting packages, by distribution. None if they are unknown.
+        files: The written files.
         seconds: Wall time.
-        peak_memory: Most memory that its process had resident, in bytes.
-        error: Name of the exception's class, where it failed.
-        message: What happened, and what to do next.
-        retry_after: Seconds to wait, where the Hub had too many requests from here.
-        traceback: Where a bug was met.
+        peak_memory: Peak of the resident memory of the process, in bytes.
+        error: Class name of the exception of a failed job.
+        message: What happened, and the next step.
+        retry_after: Seconds to wait, if the Hub limits requests.
+        traceback: Traceback of a bug.
     """
 
     state: State
@@ -97,14 +97,14 @@ class JobResult:
     traceback: str | None = None
 
     def to_entry(self) -> dict[str, Any]:
-        """Return what a journal says of it: what there is to say."""
+        """Return the fields for the journal, without empty ones."""
         known = {name: value for name, value in asdict(self).items() if value not in (None, (), 0, 0.0)}
         return {**known, "state": self.state.value}
 
 
 def locate_job(job: Job, access: HubAccess, exported: str | None) -> JobResult:
-    """Say at which commit a job's model is, as `fetch_job` does, and fetch nothing: another machine will."""
-    return _told(lambda: _located(job, access, exported)[0])
+    """Return the commit of a model like `fetch_job`, without a download: another machine downloads."""
+    return _as_result(lambda: _located(job, access, exported)[0])
 
 
 def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[JobResult, HubSource | LocalSource]:
@@ -117,15 +117,15 @@ def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[JobResu
 
 
 def fetch_job(job: Job, access: HubAccess, exported: str | None) -> JobResult:
-    """Bring the files that a job needs into the cache.
+    """Download the files of a job to the cache.
 
     Args:
-        job: What will be exported.
+        job: The job.
         access: How to reach its Hub.
-        exported: Commit of an export that stands; nothing is fetched where the revision is still there.
+        exported: Commit of an existing export; nothing is downloaded if the revision is still at this commit.
 
     Returns:
-        `FOUND` with the commit that the revision is at now; `UP_TO_DATE` if that has been exported; or `FAILED`.
+        `FOUND` with the present commit of the revision; `UP_TO_DATE` if it is exported; or `FAILED`.
     """
 
     def fetch() -> JobResult:
@@ -136,17 +136,17 @@ def fetch_job(job: Job, access: HubAccess, exported: str | None) -> JobResult:
             fetch_checkpoint(source, access, job.options.get("library_name"))
         return outcome
 
-    return _told(fetch)
+    return _as_result(fetch)
 
 
 def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> JobResult:
     """Export a model.
 
     Args:
-        job: What to export.
-        output: Where it goes.
+        job: The job.
+        output: Target of the export.
         access: How to reach its Hub.
-        export: Does it.
+        export: Exports a model.
 
     Returns:
         `DONE` or `FAILED`.
@@ -177,17 +177,17 @@ def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> J
             output.publish(job, folder, outcome.to_entry())
         return outcome
 
-    return _told(work)
+    return _as_result(work)
 
 
-def _told(work: Callable[[], JobResult]) -> JobResult:
+def _as_result(work: Callable[[], JobResult]) -> JobResult:
     started = time.monotonic()
     try:
         outcome = work()
     except (OptimumHTPError, OSError, TypeError) as error:
         wait = (error.retry_after or A_MINUTE) if isinstance(error, RateLimitedError) else None
         outcome = JobResult(state=State.FAILED, error=type(error).__name__, message=str(error), retry_after=wait)
-    except Exception as error:  # a bug of ours or of a library: the other models are not concerned
+    except Exception as error:  # a bug of ours or of a library; it concerns this model only
         logger.debug("A job failed", exc_info=True)
         outcome = JobResult(
             state=State.FAILED, error=type(error).__name__, message=str(error), traceback=traceback.format_exc()
@@ -196,12 +196,12 @@ def _told(work: Callable[[], JobResult]) -> JobResult:
 
 
 def written_names(folder: Path, files: Sequence[Path]) -> Iterator[str]:
-    """Yield the names of ONNX files and of their external data, relative to the export's folder.
+    """Yield the names of ONNX files and of their external data, relative to the folder of the export.
 
-    The parts of a pipeline lie in folders of their own, and data is named relative to the file that has it.
+    The parts of a pipeline are in subfolders, and a name of external data is relative to its ONNX file.
 
     Raises:
-        InvalidOnnxFileError: A file keeps data outside its folder.
+        InvalidOnnxFileError: A file has external data outside its folder.
     """
     from optimum_htp.onnxfile import contained_files
 
@@ -220,7 +220,7 @@ _STACK: Final = ("optimum", "optimum-onnx", "transformers", "diffusers", "huggin
 
 
 def versions_here() -> dict[str, str]:
-    """Return the versions of what an export's bytes depend on, by distribution."""
+    """Return the versions of the packages that change the bytes of an export, by distribution."""
     found = {"optimum-htp": __version__}
     for name in _STACK:
         try:

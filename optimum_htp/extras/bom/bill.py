@@ -1,8 +1,8 @@
-"""A bill of materials of ONNX files, as CycloneDX 1.6: what they are made of, from which model, and their digests.
+"""Bill of materials of ONNX files in CycloneDX 1.6: files, source model, licenses and digests.
 
-The model is named by its package URL, `pkg:huggingface/org/name@commit`
-(https://github.com/package-url/purl-spec/blob/main/types/huggingface-definition.json), the one that it was made from
-is in its pedigree (https://cyclonedx.org/docs/1.6/json/#components_items_pedigree).
+The model has the package URL `pkg:huggingface/org/name@commit`
+(https://github.com/package-url/purl-spec/blob/main/types/huggingface-definition.json). Its base models are in the
+pedigree (https://cyclonedx.org/docs/1.6/json/#components_items_pedigree).
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BILL", "bill_of_materials"]
 
-_SHOWN: Final = 200  # characters of what the validator says, which has the whole schema in it
+_SHOWN: Final = 200  # characters of the validator's message, which contains the whole schema
 _OURS: Final = "optimum-htp:"
 _NAMESPACE: Final = uuid.UUID("6f0d3f8e-3a0e-5c58-9a0e-5d9d5e0c1f43")
-# Of what `hf_base_model` may say, which is any text, these can be named.
+# `hf_base_model` can be any text; only repo ids become ancestors.
 _REPO_ID: Final = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _INTEGERS: Final = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 
 
 def _is_bill(path: Path) -> bool:
-    """Whether a file is a bill that this package wrote."""
+    """Return whether this package wrote a file as a bill of materials."""
     content = json_or_none(path.read_bytes())
     if not isinstance(content, dict) or content.get("bomFormat") != "CycloneDX":
         return False
@@ -57,20 +57,20 @@ Progress = Callable[[int, int], object]
 
 
 def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Progress | None = None) -> str:
-    """Return the bill of materials of ONNX files as CycloneDX 1.6 JSON, checked against its schema.
+    """Return the bill of materials of ONNX files as CycloneDX 1.6 JSON, validated against the schema.
 
-    With `SOURCE_DATE_EPOCH` set it is the same for the same files, byte for byte.
+    With `SOURCE_DATE_EPOCH` set, the result for the same files is identical byte for byte.
 
     Args:
-        files: The files; their external data is found.
-        progress: Called with how many bytes were read for digests, and how many there are.
+        files: The files; their external data is included.
+        progress: Called with the number of bytes read for digests, and their total.
 
     Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at a path.
-        FileChangedError: A file or its data was replaced meanwhile.
-        MetadataError: A record is not what it should be.
+        OnnxFileNotFoundError, InvalidOnnxFileError: A path is not a readable ONNX model.
+        FileChangedError: A file or its data changed during the call.
+        MetadataError: A record is invalid.
         MissingDependencyError: cyclonedx-python-lib is not installed.
-        BillOfMaterialsError: What a file says of itself is nothing that a bill may hold.
+        BillOfMaterialsError: The metadata of a file is not valid in CycloneDX.
     """
     try:
         from cyclonedx.output.json import JsonV1Dot6
@@ -78,7 +78,7 @@ def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Prog
         from cyclonedx.validation.json import JsonStrictValidator
     except ImportError as error:
         raise MissingDependencyError(
-            "Bills of materials are written with cyclonedx-python-lib: `pip install "
+            "Bills of materials require cyclonedx-python-lib: `pip install "
             f"'cyclonedx-python-lib[json-validation]' packageurl-python` ({error})."
         ) from error
     paths = [Path(file) for file in files]
@@ -90,9 +90,11 @@ def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Prog
         )
         bom = _bom(headers, data, digests)
     text = str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"
-    fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
-    if fault is not None:
-        raise BillOfMaterialsError(f"The bill of {paths[0]} would not be valid CycloneDX: {str(fault)[:_SHOWN]}")
+    problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    if problem is not None:
+        raise BillOfMaterialsError(
+            f"The bill of materials of {paths[0]} is not valid CycloneDX: {str(problem)[:_SHOWN]}"
+        )
     return text
 
 
@@ -128,7 +130,7 @@ def _file(
     from cyclonedx.model.component import Component, ComponentType
 
     ref = f"file:{path.name}:{digests[path][:16]}"
-    inside = [
+    contents = [
         Component(
             name=name,
             type=ComponentType.FILE,
@@ -138,7 +140,7 @@ def _file(
         )
         for name in data
     ]
-    inside += [
+    contents += [
         Component(
             name=embedded.name,
             type=ComponentType.DATA,
@@ -154,7 +156,7 @@ def _file(
         version=record.hub_sha if record is not None else None,
         hashes=[_sha256(digests[path])],
         licenses=_licenses(record.license if record is not None else None),
-        components=inside,
+        components=contents,
         properties=[Property(name=f"{_OURS}{key}", value=value) for key, value in _facts(path, header, record)],
     )
 
@@ -183,7 +185,7 @@ def _facts(path: Path, header: ModelHeader, record: ExportMetadata | None) -> It
 
 
 def _model(record: ExportMetadata | None) -> Component | None:
-    """Return the model that a file was exported from."""
+    """Return the source model of a file."""
     from cyclonedx.model import ExternalReference, ExternalReferenceType, XsUri
     from cyclonedx.model.component import Component, ComponentType, Pedigree
 
@@ -240,10 +242,10 @@ def _sha256(digest: str) -> Any:
 def _digests(paths: Sequence[Path], progress: Progress | None) -> dict[Path, str]:
     total, done = sum(path.stat().st_size for path in paths), 0
 
-    def tell(count: int) -> None:
+    def update(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
             progress(done, total)
 
-    return {path: sha256_of_file(path, tell) for path in dict.fromkeys(paths)}
+    return {path: sha256_of_file(path, update) for path in dict.fromkeys(paths)}

@@ -1,4 +1,4 @@
-"""`optimum-cli htp bom FILE... -o bom.cdx.json`: what ONNX files are made of, as a CycloneDX bill of materials."""
+"""`optimum-cli htp bom FILE... -o bom.cdx.json`: write a CycloneDX bill of materials of ONNX files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
-from optimum_htp.cli.files import add_force_argument, expand, is_manifest
+from optimum_htp.cli.files import expand, is_manifest
+from optimum_htp.cli.options import add_force_argument, add_json_argument
 
 __all__ = ["BomCommand"]
 
 
 class BomCommand(Command):
-    """Writes one bill of all files."""
+    """Writes one bill of materials of all files."""
 
     examples = (
         "htp bom out/ -o bom.cdx.json",
@@ -24,14 +25,14 @@ class BomCommand(Command):
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
         parser.add_argument(
-            "files", nargs="+", metavar="FILE", help="ONNX files, folders, globs, or manifests of batches."
+            "files", nargs="+", metavar="FILE", help="ONNX files, folders of them, globs, or manifests of batches."
         )
-        parser.add_argument("-o", "--output", help="Where to write it; without, it is printed.")
+        parser.add_argument("-o", "--output", metavar="FILE", help="File to write (default: standard output).")
         add_force_argument(parser)
-        parser.add_argument("--json", action="store_true", help="With --output: say as JSON what was written.")
+        add_json_argument(parser)
 
     def execute(self) -> None:
-        """Write the bill, and say where."""
+        """Write the bill, and print its path."""
         from optimum_htp.cli.display import bar
         from optimum_htp.errors import ReportError
         from optimum_htp.extras.bom.bill import BILL, bill_of_materials
@@ -50,11 +51,11 @@ class BomCommand(Command):
         inputs = [*files, *filter(is_manifest, self.args.files)]
         if target is not None:
             check_output(target, BILL, inputs=inputs, force=self.args.force)
-        with bar("Digests", "B", hidden=False) as tell:
+        with bar("Digests", "B", hidden=False) as update:
 
             def progress(done: int, total: int) -> None:
                 self.stop.check()
-                tell(done, total)
+                update(done, total)
 
             text = bill_of_materials(files, progress=progress)
         if target is None:

@@ -1,4 +1,4 @@
-"""`optimum-cli htp endpoint DIR|FILE [-o DIR]`: writes the files of a Hugging Face Inference Endpoint."""
+"""`optimum-cli htp endpoint FILE [-o FOLDER]`: writes the files of a Hugging Face Inference Endpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
-from optimum_htp.cli.files import add_hub_arguments, hub_access
+from optimum_htp.cli.options import add_hub_arguments, add_json_argument, hub_access
 
 __all__ = ["EndpointCommand"]
 
@@ -22,8 +22,10 @@ class EndpointCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("model", metavar="DIR|FILE", help="An ONNX file with a record, or a folder of a model.")
-        parser.add_argument("-o", "--output", metavar="DIR", help="Output folder (default: the model's folder).")
+        parser.add_argument("file", metavar="FILE", help="A stamped ONNX file, or the folder of a model's files.")
+        parser.add_argument(
+            "-o", "--output", metavar="FOLDER", help="Folder to write to (default: the folder of the model)."
+        )
         kinds = parser.add_mutually_exclusive_group()
         kinds.add_argument(
             "--light",
@@ -32,14 +34,14 @@ class EndpointCommand(Command):
             help="Serve without PyTorch and transformers; fail if this is not possible (default: if possible).",
         )
         kinds.add_argument("--full", dest="light", action="store_false", help="Serve with Optimum and transformers.")
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_json_argument(parser)
         add_hub_arguments(parser)
 
     def execute(self) -> None:
         """Write the folder and print its files."""
         from optimum_htp.extras.endpoint.folder import write_endpoint
 
-        made = write_endpoint(self.args.model, self.args.output, hub_access(self.args), is_light=self.args.light)
+        made = write_endpoint(self.args.file, self.args.output, hub_access(self.args), is_light=self.args.light)
         if self.args.json:
             document = {"folder": str(made.folder), "task": made.task, "files": list(made.files)}
             show_json({**document, "light": made.reason is None})

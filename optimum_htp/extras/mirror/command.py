@@ -1,4 +1,4 @@
-"""`optimum-cli htp mirror MODEL... --to URL`: put the files of commits where machines without the Hub read them."""
+"""`optimum-cli htp mirror MODEL... -o URL`: copy the files of commits to a mirror, for machines without the Hub."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FileResult, FilesCommand, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FileResult, FilesCommand
+from optimum_htp.cli.options import add_hub_arguments, hub_access
 
 __all__ = ["MirrorCommand"]
 
 
 class MirrorCommand(FilesCommand):
-    """Fills a mirror, commit by commit; what is there already is left alone."""
+    """Copies the files of commits to a mirror; existing files are skipped."""
 
     examples = (
-        "htp mirror out/model.onnx --to s3://bucket/models",
-        "htp mirror out/ --to /mnt/models",
+        "htp mirror out/model.onnx -o s3://bucket/models",
+        "htp mirror out/ -o /mnt/models",
     )
 
     takes_urls = True
@@ -28,25 +29,29 @@ class MirrorCommand(FilesCommand):
         """Declare the arguments."""
         FilesCommand.parse_args(parser)
         models = next(action for action in parser._actions if action.dest == "files")
-        models.metavar, models.help = "MODEL", "Models of a Hub (ID or ID@REVISION), or ONNX files made from them."
+        models.metavar, models.help = (
+            "MODEL",
+            "Models (NAME or ORG/NAME, optionally with @REVISION) or ONNX files.",
+        )
         parser.add_argument(
-            "--to",
+            "-o",
+            "--output",
             required=True,
             metavar="URL",
-            help="The mirror: a folder, s3://bucket/prefix, or whatever fsspec opens.",
+            help="Mirror to write to: a folder, s3://bucket/prefix, or another location of fsspec.",
         )
-        parser.add_argument("--weights", action="store_true", help="Also the weights: exporting needs them.")
+        parser.add_argument("--weights", action="store_true", help="Copy the weights, too; exports need them.")
         add_hub_arguments(parser)
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
-        """Return what mirrors a model."""
+        """Return the function that mirrors a model."""
         from optimum_htp.extras.mirror.filling import mirror_model
 
         access = hub_access(self.args)
-        return lambda model: mirror_model(model, self.args.to, access, weights=self.args.weights)
+        return lambda model: mirror_model(model, self.args.output, access, weights=self.args.weights)
 
     def show(self, outcome: FileResult, *, several: bool) -> None:
-        """Print what was put there."""
+        """Print the number of files on the mirror."""
         found = outcome.value
         show(
             f"{found.reference} at {found.commit[:8]}: {len(found.files)} files are on the mirror, "
@@ -54,5 +59,5 @@ class MirrorCommand(FilesCommand):
         )
 
     def document(self, outcome: FileResult) -> dict[str, Any]:
-        """Return what was put there, for JSON."""
+        """Return the files on the mirror, for JSON."""
         return dataclasses.asdict(outcome.value)

@@ -1,7 +1,7 @@
-"""Filling a mirror: the files of a commit that loading needs, each with its digest, and the manifest last.
+"""Copies the files of a commit that loading needs to a mirror, with their digests; the manifest is written last.
 
-A commit is on a mirror once its manifest is, so whoever reads finds all of it or nothing. A run that was cut off left
-behind which files it had finished, and the next one goes on after those.
+A commit is available once its manifest exists, so readers find all files or none. An interrupted run records its
+finished files, and the next run resumes after them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _FINISHED: Final = ".optimum-htp.part.json"
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What a mirror has of a commit now.
+    """The files of a commit on a mirror.
 
     Attributes:
-        reference: The model, as one types it.
-        commit: In full.
-        files: Names of all files of the commit that are on the mirror.
-        added: Those that this run put there.
-        size: Bytes of these.
+        reference: Name of the model.
+        commit: Full commit.
+        files: Names of all files of the commit on the mirror.
+        added: Names of the files that this run copied.
+        size: Size of these, in bytes.
     """
 
     reference: str
@@ -60,24 +60,24 @@ def mirror_model(
     weights: bool = False,
     put: Callable[[str, int], object] = lambda name, size: None,
 ) -> Mirrored:
-    """Put the files of a commit on a mirror that are not there yet.
+    """Copy the missing files of a commit to a mirror.
 
     Args:
-        model: A model of a Hub (either with `@revision`), or an ONNX file that says which it came from.
-        url: The mirror, as `OPTIMUM_HTP_MIRRORS` has it.
+        model: A model of a Hub (optionally with `@revision`), or an ONNX file with a record.
+        url: The mirror, as in `OPTIMUM_HTP_MIRRORS`.
         access: How to reach the Hub.
-        weights: Whether the weights are to be there too.
-        put: Called with name and size of each file that has been put there.
+        weights: Whether to copy the weights, too.
+        put: Called with name and size of each copied file.
 
     Raises:
-        ArgumentError: A local model.
-        MirrorError: The mirror cannot be read or written, or has another content under the commit.
-        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
+        ArgumentError: The model is a local model.
+        MirrorError: The mirror cannot be read or written, or has other content for the commit.
+        HFHubIntegrationError: The Hub does not return the files; the subclass is the reason.
     """
     source, library = _source(model, access)
     if source.info is None:
         raise HubUnreachableError(
-            f"Which files {source.repo_id} has at {source.commit} is not known, because the Hub was not asked: "
+            f"The files of {source.repo_id} at {source.commit} are unknown, because no request was sent to the Hub: "
             f"{source.reason}"
         )
     place = MirrorFolder.at(url)
@@ -103,38 +103,38 @@ def mirror_model(
         if added or known is wanted:
             known = replace(known, commit_files=wanted.commit_files, files={**known.files, **added})
             _write(place, place.path(wanted, MANIFEST), known.to_json())
-        with suppress(FileNotFoundError):  # whoever else mirrors the commit right now has removed it
+        with suppress(FileNotFoundError):  # another run that mirrors the commit has removed it
             place.files.rm_file(place.path(wanted, _FINISHED))
     size = sum(digest.size for digest in added.values())
     return Mirrored(source.reference, source.commit, tuple(sorted(known.files)), tuple(added), size)
 
 
 def _source(model: str, access: HubAccess) -> tuple[HubSource, str | None]:
-    """Return what to mirror, and the library that loads it where a file says that."""
+    """Return the source to mirror, and the library that a file records."""
     if not model.endswith(".onnx"):
         found, library = locate(model, None, access), None
     else:
         record = read_record(model)
         if record is None or record.model_type != "hub":
-            raise ArgumentError(f"{model} does not come from a model of a Hub: there is nothing to mirror.")
+            raise ArgumentError(f"{model} is not an export of a model of a Hub, so there is nothing to mirror.")
         prefix = "" if record.hub_provider is None else f"{record.hub_provider}://"
         found, library = (
             locate(f"{prefix}{record.hub_id}", record.hub_sha or record.hub_revision, access),
             record.export_library,
         )
     if not isinstance(found, HubSource):
-        raise ArgumentError(f"{model} is a local model, and only commits of a Hub are mirrored.")
+        raise ArgumentError(f"{model} is a local model; only models of a Hub can be mirrored. Pass a repo id.")
     return found, library
 
 
 def _needed(checkpoint: Checkpoint, listed: tuple[str, ...], *, weights: bool) -> list[str]:
-    """Return the files of a commit that loading an export of it asks for; with weights, also what exporting does."""
+    """Return the files of a commit that loading an export needs; with weights, also those that exporting needs."""
     names = {*checkpoint.config_files, *(checkpoint.weights if weights else ())}
     modules = {PurePosixPath(name).parent for name in names if is_sentence_transformers_file(name)}
     names |= {
         (folder / WEIGHTS).as_posix() for folder in modules if folder.parts and (folder / CONFIG).as_posix() in names
     }
-    if weights and not checkpoint.config:  # ONNX files are all that such a repo has
+    if weights and not checkpoint.config:  # a repo of ONNX files only
         names |= {name for name in listed if ".onnx" in PurePosixPath(name).suffixes or name.endswith(".onnx_data")}
     return sorted(names & {*listed})
 
@@ -144,7 +144,7 @@ def _digest(path: Path) -> ListedFile:
 
 
 def _finished(place: MirrorFolder, wanted: MirrorManifest) -> dict[str, ListedFile]:
-    """Return the files that a run which was cut off had put there."""
+    """Return the files that an interrupted run has copied."""
     try:
         text = place.files.cat_file(place.path(wanted, _FINISHED))
     except FileNotFoundError:
@@ -152,7 +152,7 @@ def _finished(place: MirrorFolder, wanted: MirrorManifest) -> dict[str, ListedFi
     try:
         return dict(MirrorManifest.from_json(text, wanted).files)
     except MirrorError as error:
-        logger.info("What an earlier run had finished cannot be read: %s", error)
+        logger.info("The state of an interrupted run cannot be read: %s", error)
         return {}
 
 
@@ -162,7 +162,7 @@ def _put(place: MirrorFolder, path: str, file: Path) -> None:
 
 
 def _write(place: MirrorFolder, path: str, content: bytes) -> None:
-    """Write a small file, whole or not at all: an object store does no other."""
+    """Write a small file atomically. Object stores write atomically by themselves."""
     place.files.makedirs(path.rpartition("/")[0], exist_ok=True)
     if place.is_local:
         with replaced_atomically(Path(path)) as stream:
@@ -173,10 +173,12 @@ def _write(place: MirrorFolder, path: str, content: bytes) -> None:
 
 @contextmanager
 def _faults_of(url: str) -> Iterator[None]:
-    """Name the mirror in what its file system raises."""
+    """Convert errors of the file system of a mirror."""
     try:
         yield
     except OptimumHTPError:
         raise
-    except Exception as error:  # each file system of fsspec's raises its own
-        raise MirrorError(f"The mirror {url} cannot be used: {type(error).__name__}: {error}") from error
+    except Exception as error:  # each file system raises other exceptions
+        raise MirrorError(
+            f"The mirror {url} cannot be used: {type(error).__name__}: {error}. Pass another one with -o."
+        ) from error

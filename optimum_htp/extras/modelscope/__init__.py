@@ -1,4 +1,4 @@
-"""ModelScope: all that is its own, from the layout of its cache to the words of its errors."""
+"""ModelScope: the layout of its cache, its requests and its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def optimum_htp_hubs() -> Sequence[Hub]:
-    """Add ModelScope. Its SDK is imported when it is first asked."""
+    """Add ModelScope. Its SDK is imported at the first request."""
     from optimum_htp.extras.modelscope.hub import ModelScopeHub
 
     return [ModelScopeHub()]

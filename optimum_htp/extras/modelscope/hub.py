@@ -1,8 +1,8 @@
-"""ModelScope, through its own SDK (the extra `modelscope`), with that SDK's login, variables and cache.
+"""ModelScope, through its SDK (the extra `modelscope`), with the login, the variables and the cache of the SDK.
 
-The Hub at `MODELSCOPE_ENDPOINT`, with the token of `MODELSCOPE_API_TOKEN` or of `ms login`. A revision is looked up in
-the repo's history, and files are fetched at that commit, each held against the SHA-256 that the commit's list states.
-In the SDK's cache they lie where it puts them, and beside them is what it does not keep:
+The Hub is at `MODELSCOPE_ENDPOINT`, with the token of `MODELSCOPE_API_TOKEN` or of `ms login`. A revision is looked up
+in the history of the repo. Files are downloaded at that commit, and checked against the SHA-256 of its listing. The
+files are in the cache of the SDK. This package adds what the SDK does not store:
 
     models/org--name/
         snapshots/<commit>/<file>
@@ -37,9 +37,9 @@ __all__ = ["ModelScopeHub"]
 
 logger = get_logger(__name__)
 
-_MODEL: Final = "model"  # what the SDK calls this kind of repo
+_MODEL: Final = "model"  # type of a repo in the SDK
 _PARALLEL_DOWNLOADS: Final = 8
-_LARGEST_SMALL: Final = 1 << 23  # bytes; anything larger the SDK fetches, with its progress bar, and goes on with
+_LARGEST_SMALL: Final = 1 << 23  # bytes; the SDK downloads larger files, with a progress bar, and resumes them
 _PAGE: Final = 100  # commits
 _MOST_PAGES: Final = 100
 _SNAPSHOT: Final = re.compile(
@@ -66,8 +66,10 @@ class ModelScopeHub(Hub):
             commit = self._commit(api, repo_id, revision)
             try:
                 listing = self._listing(api, repo_id, commit, access)
-            except NotExistError as error:  # the repo is there: it has just answered
-                raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no commit {commit}.") from error
+            except NotExistError as error:  # the repo exists: the request before succeeded
+                raise RevisionNotFoundError(
+                    f"{repo_id} on ModelScope has no commit {commit}. Check the revision."
+                ) from error
             return _repo_info(repo_id, commit, listing, repo)
 
         with translated_errors(repo_id, revision):
@@ -86,7 +88,7 @@ class ModelScopeHub(Hub):
     def cached_digests(
         self, repo_id: str, commit: str, names: Sequence[str], access: HubAccess
     ) -> Mapping[str, FileDigest]:
-        """See `Hub.cached_digests`. They are in the list of the commit's files."""
+        """See `Hub.cached_digests`. They are in the listing of the commit."""
         listing = _stored_listing(_folder(repo_id, access), commit) or {}
         return {name: FileDigest(sha256=listing[name][1] or None) for name in names if name in listing}
 
@@ -120,7 +122,7 @@ class ModelScopeHub(Hub):
             found = [commit for commit in self._history(api, repo_id) if commit.startswith(prefix)]
         if len(found) != 1:
             raise RevisionNotFoundError(
-                f"{len(found)} commits of {repo_id} begin with {prefix}. Name the full commit with revision=."
+                f"{len(found)} commits of {repo_id} start with {prefix}. Pass the full commit as the revision."
             )
         return found[0]
 
@@ -135,7 +137,7 @@ class ModelScopeHub(Hub):
         ref: str | None = None,
         progress: bool = False,
     ) -> Path:
-        """See `Hub.snapshot`. A request for each missing file, and one for the list of the commit's files."""
+        """See `Hub.snapshot`. One request per missing file, and one for the listing of the commit."""
         self.check(repo_id)
         folder = _folder(repo_id, access)
         snapshot, listing = folder / "snapshots" / commit, _stored_listing(folder, commit)
@@ -155,7 +157,7 @@ class ModelScopeHub(Hub):
             with translated_errors(repo_id, commit):
                 self._download(api, repo_id, commit, missing, snapshot, access, progress=progress)
         if ref is not None and ref != commit:
-            _note(folder, ref, commit)
+            _store_ref(folder, ref, commit)
         return snapshot
 
     def _download(
@@ -175,7 +177,7 @@ class ModelScopeHub(Hub):
         (listing,) = in_parallel([lambda: self._listing(api, repo_id, commit, access)], deadline, 1)
 
         class Arrivals:
-            """Tells the deadline what arrives; the SDK makes one for each file."""
+            """Reports received bytes to the deadline; the SDK creates one per file."""
 
             def __init__(self, filename: str, file_size: int) -> None:
                 pass
@@ -196,7 +198,7 @@ class ModelScopeHub(Hub):
                 _MODEL,
                 name,
                 commit,
-                local_dir=snapshot,  # the SDK's own choice may be a folder that older versions kept, of any commit
+                local_dir=snapshot,  # the SDK's default can be a folder of an older version, with another commit
                 force=access.force_download,
                 file_size=size,
                 expected_sha256=sha256 or None,
@@ -210,11 +212,11 @@ class ModelScopeHub(Hub):
 
     def _commit(self, api: Any, repo_id: str, revision: str | None) -> str:
         if revision is not None and COMMIT.fullmatch(revision):
-            return revision  # there is one if it has files
+            return revision  # it exists if it has files
         found = commits(api, repo_id, revision or self.default_revision, page=1, size=1)
         if not found:
             raise RevisionNotFoundError(
-                f"{repo_id} is on ModelScope, and has no revision {revision or self.default_revision}. Check it at "
+                f"{repo_id} on ModelScope has no revision {revision or self.default_revision}. Check it at "
                 f"{address(api)}/models/{repo_id}/files."
             )
         return found[0]
@@ -227,7 +229,7 @@ class ModelScopeHub(Hub):
                 return
 
     def _listing(self, api: Any, repo_id: str, commit: str, access: HubAccess) -> dict[str, tuple[int, str]]:
-        """Return size and SHA-256 of the files of a commit. They never change, so they are asked for once."""
+        """Return size and SHA-256 of the files of a commit. They never change, so they are cached."""
         folder = _folder(repo_id, access)
         if not access.force_download and (known := _stored_listing(folder, commit)) is not None:
             return known
@@ -238,13 +240,13 @@ class ModelScopeHub(Hub):
             if not file.is_dir and is_inside(file.path)
         }
         if not listing:
-            raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no files at {commit}.")
+            raise RevisionNotFoundError(f"{repo_id} on ModelScope has no files at {commit}. Check the revision.")
         _write(folder / "listings" / f"{commit}.json", json.dumps(listing))
         return listing
 
 
 def _repo_info(repo_id: str, commit: str, listing: Mapping[str, Any], repo: Any) -> RepoInfo:
-    """Return what the SDK says of a repo, as far as each fact is of its type."""
+    """Return the facts of a repo; a value of a wrong type is dropped."""
     tasks = [task for task in repo.tasks or () if is_text(task)]
     return RepoInfo(
         repo_id=repo_id,
@@ -262,7 +264,7 @@ def _repo_info(repo_id: str, commit: str, listing: Mapping[str, Any], repo: Any)
 
 
 def _folder(repo_id: str, access: HubAccess) -> Path:
-    """Return where the SDK caches a repo. Its rule is written here too, so that a warm load does without the SDK."""
+    """Return the cache folder of a repo, by the rule of the SDK, so that a load from the cache needs no SDK."""
     base = access.cache_dir or os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope"
     home = os.path.expanduser(base)  # noqa: PTH111 - pathlib's raises where a user has no home
     return Path(home, "models", repo_id.replace("/", "--"))
@@ -276,7 +278,7 @@ def _stored_listing(folder: Path, commit: str) -> dict[str, tuple[int, str]] | N
         return None
 
 
-def _note(folder: Path, ref: str, commit: str) -> None:
+def _store_ref(folder: Path, ref: str, commit: str) -> None:
     if is_text(ref) and is_inside(ref):
         _write(folder / "refs" / ref, commit)
 
@@ -286,8 +288,8 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_atomically(path) as stream:
             stream.write(text.encode())
-    except OSError as error:  # a read-only cache: only a later offline look-up is the poorer
-        logger.warning("The cache cannot note %s: %s", path, error)
+    except OSError as error:  # a read-only cache; only later offline lookups are affected
+        logger.warning("The cache cannot store %s: %s", path, error)
 
 
 def _is_offline() -> bool:
@@ -300,5 +302,5 @@ def _require_online(repo_id: str, access: HubAccess) -> None:
     if access.local_files_only or _is_offline():
         why = "local_files_only" if access.local_files_only else "HF_HUB_OFFLINE"
         raise OfflineError(
-            f"The cache does not have what is needed of {repo_id}, and {why} forbids to ask ModelScope."
+            f"Files of {repo_id} are not in the cache, and {why} forbids requests to ModelScope. Unset it once."
         )

@@ -1,4 +1,4 @@
-"""ModelScope's SDK: its client, the one request that it has no method for, and its errors in this package's words."""
+"""The SDK of ModelScope: client, requests that it has no method for, and translation of its errors."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _PIECE: Final = 1 << 16  # bytes
 
 
 def connected(access: HubAccess) -> Any:
-    """Return the SDK's client. A token for Hugging Face's Hub is not for this one."""
+    """Return the client of the SDK. A token of the Hugging Face Hub is not used."""
     try:
         from modelscope_hub import HubApi, HubConfig
     except ImportError as error:
         raise MissingDependencyError(
-            "Models of ModelScope need its SDK, which is not installed. Run `pip install modelscope-hub`."
+            "Models of ModelScope require its SDK. Run `pip install modelscope-hub`."
         ) from error
-    token: str | None = None  # the SDK's own: its variable, or its saved login
+    token: str | None = None  # None: the variable or the saved login of the SDK
     if access.token is False:
         token = ""
     elif isinstance(access.token, str) and not access.token.startswith(_HUGGING_FACE_TOKEN):
@@ -52,7 +52,7 @@ def connected(access: HubAccess) -> Any:
 
 
 def address(api: Any) -> str:
-    """Return the address of the site that a client talks to."""
+    """Return the address of the site of a client."""
     return str(api.openapi.base_url).partition("/openapi/")[0]
 
 
@@ -70,20 +70,20 @@ def commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> l
     )
     entries = answer.get("Commit") if isinstance(answer, dict) else None
     if entries is not None and not isinstance(entries, list):
-        raise HubServerError(f"What ModelScope answered about the commits of {repo_id} is none. Try again.")
+        raise HubServerError(f"ModelScope returned an invalid list of commits of {repo_id}. Try again.")
     found = [entry.get("Id") if isinstance(entry, dict) else None for entry in entries or ()]
     if any(not isinstance(commit, str) or not COMMIT.fullmatch(commit) for commit in found):
-        raise HubServerError(f"ModelScope names a commit of {repo_id} that is none. Try again.")
+        raise HubServerError(f"ModelScope returned an invalid commit of {repo_id}. Try again.")
     return [str(commit) for commit in found]
 
 
 def fetch_small_file(
     api: Any, repo_id: str, commit: str, name: str, target: Path, expected: tuple[int, str], deadline: Deadline
 ) -> None:
-    """Fetch a file without the progress bar that the SDK's own downloads draw, whoever asks for them.
+    """Download a file without the progress bar of the SDK.
 
     Raises:
-        DamagedDownloadError: It is not of the size and the SHA-256 that are expected.
+        DamagedDownloadError: Size or SHA-256 differ from the expected ones.
     """
     digest, size = hashlib.sha256(), 0
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,16 +96,16 @@ def fetch_small_file(
             stream.write(piece)
         if (size, digest.hexdigest()) != (expected[0], expected[1] or digest.hexdigest()):
             raise DamagedDownloadError(
-                f"{name} of {repo_id} at {commit} did not arrive as ModelScope lists it. Try again."
+                f"{name} of {repo_id} at {commit} differs from the digest that ModelScope lists. Try again."
             )
 
 
 @contextmanager
 def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what the SDK raises into this package's errors.
+    """Convert exceptions of the SDK to errors of this package.
 
     Raises:
-        HFHubIntegrationError: In place of any error of the SDK's, or of the cache on disk.
+        HFHubIntegrationError: For any error of the SDK or of the cache on disk.
     """
     import requests
     from modelscope_hub import errors
@@ -117,25 +117,35 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         raise
     except (errors.NotExistError, errors.AuthenticationError) as error:
         raise ModelNotFoundError(
-            f"ModelScope has no {at}, or it is private and this token may not see it: check the name, or {_LOGIN}. "
+            f"ModelScope has no {at}, or it is private and the token has no access. Check the name, or {_LOGIN}. "
             f"({error.message})"
         ) from error
     except errors.PermissionDeniedError as error:
-        raise AccessDeniedError(f"ModelScope refuses {at} to this token ({error.message}): {_LOGIN}.") from error
+        raise AccessDeniedError(f"ModelScope denies access to {at} ({error.message}): {_LOGIN}.") from error
     except errors.RateLimitError as error:
         raise RateLimitedError(
-            f"ModelScope has had too many requests from here, and was asked for {at}.",
+            f"ModelScope limits requests: {at} was not returned. Try again later.",
             getattr(error, "retry_after", None),
         ) from error
     except errors.FileIntegrityError as error:
-        raise DamagedDownloadError(f"A file of {at} did not arrive as ModelScope lists it: {error.message}") from error
+        raise DamagedDownloadError(
+            f"A file of {at} differs from the digest that ModelScope lists: {error.message}. Try again."
+        ) from error
     except (errors.RequestTimeoutError, requests.Timeout, TimeoutError) as error:
-        raise HubTimeoutError(f"ModelScope did not answer in time about {at}: {error}") from error
+        raise HubTimeoutError(f"ModelScope did not answer in time (request for {at}): {error}. Try again.") from error
     except errors.ServerError as error:
-        raise HubServerError(f"ModelScope has a fault of its own, and was asked for {at}: {error.message}") from error
+        raise HubServerError(
+            f"ModelScope reports a server error (request for {at}): {error.message}. Try again later."
+        ) from error
     except errors.HubError as error:
-        raise HubUnreachableError(f"ModelScope cannot be asked for {at}: {error.message}") from error
+        raise HubUnreachableError(
+            f"ModelScope cannot be reached (request for {at}): {error.message}. Check the network."
+        ) from error
     except requests.RequestException as error:
-        raise HubUnreachableError(f"ModelScope cannot be asked for {at}: {error}") from error
+        raise HubUnreachableError(
+            f"ModelScope cannot be reached (request for {at}): {error}. Check the network."
+        ) from error
     except OSError as error:
-        raise DownloadError(f"{at} of ModelScope cannot be stored in the cache: {error}") from error
+        raise DownloadError(
+            f"{at} of ModelScope cannot be stored in the cache: {error}. Check the free disk space."
+        ) from error

@@ -1,4 +1,4 @@
-"""The time that modules take."""
+"""Times of the modules of a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def optimum_htp_commands() -> Sequence[CommandEntry]:
     return [
         CommandEntry(
             "profile",
-            "Run an ONNX file and show the time that each module takes.",
+            "Measure the time of each module of an ONNX file.",
             f"{__name__}.command:ProfileCommand",
         )
     ]

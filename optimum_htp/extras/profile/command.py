@@ -1,4 +1,4 @@
-"""`optimum-cli htp profile FILE`: the time that each module takes in ONNX Runtime."""
+"""`optimum-cli htp profile FILE`: measure the time of each module in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from argparse import ArgumentParser
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json, wrapped
-from optimum_htp.cli.files import add_force_argument
+from optimum_htp.cli.options import add_force_argument, add_json_argument
+from optimum_htp.cli.parser import integer
 
 __all__ = ["ProfileCommand"]
 
@@ -23,18 +24,26 @@ class ProfileCommand(Command):
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
         parser.add_argument("file", metavar="FILE", help="A tagged ONNX file.")
-        parser.add_argument("--runs", type=int, default=10, help="Runs that are timed (default: 10).")
-        parser.add_argument("--warmup", type=int, default=2, help="Runs before those (default: 2).")
-        parser.add_argument("--depth", type=int, help="Levels of modules to show.")
+        parser.add_argument("--runs", type=integer(1), default=10, metavar="N", help="Timed runs (default: 10).")
+        parser.add_argument(
+            "--warmup", type=integer(0), default=2, metavar="N", help="Runs before the timed runs (default: 2)."
+        )
+        parser.add_argument("--depth", type=integer(1), metavar="N", help="Number of module levels to show.")
         parser.add_argument("--provider", default="CPUExecutionProvider", help="Execution provider of ONNX Runtime.")
-        parser.add_argument("--threads", type=int, default=0, help="Threads of one operator (default: all cores).")
-        parser.add_argument("--no-optimize", action="store_true", help="Run the graph as it is in the file.")
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-        parser.add_argument("--report", help="Also write a report with times: a name in .json, .md or .html.")
+        parser.add_argument(
+            "--threads", type=integer(0), default=0, metavar="N", help="Threads per operator (default: all)."
+        )
+        parser.add_argument(
+            "--no-optimize", action="store_true", help="Disable the graph optimizations of ONNX Runtime."
+        )
+        add_json_argument(parser)
+        parser.add_argument("-o", "--output", metavar="FILE", help="Also write a report: .json, .md or .html.")
         add_force_argument(parser)
         group = parser.add_argument_group("Input shapes")
         for name in _shape_names():
-            group.add_argument(f"--{name}", type=int, default=None, help="Size of inputs, as for `export onnx`.")
+            group.add_argument(
+                f"--{name}", type=integer(1), metavar="N", help=f"{name.replace('_', ' ').capitalize()} of the inputs."
+            )
 
     def execute(self) -> None:
         """Run, and print the tree."""
@@ -44,22 +53,22 @@ class ProfileCommand(Command):
         from optimum_htp.report.outline import outline
         from optimum_htp.report.write import check_report_path, write_report
 
-        if self.args.report is not None:
-            check_report_path(self.args.report, [self.args.file], force=self.args.force)
+        if self.args.output is not None:
+            check_report_path(self.args.output, [self.args.file], force=self.args.force)
         shapes = {name: getattr(self.args, name) for name in _shape_names()}
         profile = profile_file(
             self.args.file,
-            runs=max(1, self.args.runs),
-            warmup=max(0, self.args.warmup),
+            runs=self.args.runs,
+            warmup=self.args.warmup,
             provider=self.args.provider,
             optimize=not self.args.no_optimize,
             threads=self.args.threads,
             **{name: size for name, size in shapes.items() if size is not None},
         )
         modules = summarize(profile.graph, profile.assignment, profile.microseconds)
-        if self.args.report is not None:
+        if self.args.output is not None:
             document = report_document([self.args.file], profiles={self.args.file: profile})
-            write_report(document, self.args.report, [self.args.file], force=self.args.force)
+            write_report(document, self.args.output, [self.args.file], force=self.args.force)
         if self.args.json:
             document = {
                 "file": self.args.file,
@@ -81,7 +90,7 @@ class ProfileCommand(Command):
 
 
 def _shape_names() -> list[str]:
-    """Return Optimum's names of sizes; none where it cannot be imported, for the other commands' parsers' sake."""
+    """Return Optimum's names of input sizes, or none if Optimum cannot be imported."""
     try:
         from optimum.utils import DEFAULT_DUMMY_SHAPES
     except (ImportError, AttributeError, RuntimeError):

@@ -1,8 +1,7 @@
-"""The time that each module of a tagged file takes in ONNX Runtime.
+"""Measures the time of each module of a tagged file in ONNX Runtime.
 
-ONNX Runtime optimises the graph first. The optimised graph is written to a temporary folder, its nodes get their
-modules carried over, and it is this graph that runs under ONNX Runtime's profiler, as it is. The profiler names
-the nodes that it timed.
+ONNX Runtime first optimizes the graph and writes it to a temporary folder. The modules are assigned to the optimized
+nodes. The profiler of ONNX Runtime then runs this graph without further optimization, and names the timed nodes.
 """
 
 from __future__ import annotations
@@ -27,28 +26,27 @@ from optimum_htp.profiling.inputs import sample_inputs
 
 __all__ = ["Profile", "ProfileError", "profile_file"]
 
-_LARGEST_PROFILE: Final = 1 << 40  # bytes; ONNX Runtime wrote it
+_LARGEST_PROFILE: Final = 1 << 40  # bytes; written by ONNX Runtime, so trusted
 _KERNEL: Final = "_kernel_time"
 _NODE: Final = "Node"
 
 
 class ProfileError(OptimumHTPError):
-    """ONNX Runtime cannot run a file on the inputs that were made for it."""
+    """ONNX Runtime cannot run a file on the generated inputs."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a run took.
+    """Times of the nodes of a file.
 
     Attributes:
-        graph: The graph that ran: optimised, unless that was forbidden.
+        graph: The graph that ran, optimized unless `optimize` was False.
         assignment: The modules of its nodes.
-        microseconds: Time of each node, by its index: the mean of the runs. That of a node with subgraphs is without
-            the nodes inside.
-        total: Of all nodes, in microseconds.
-        runs: How many runs were timed: those that were asked for, or as many as the profiler could record.
-        provider: What ran it.
-        shapes: Of the inputs, by name.
+        microseconds: Mean time of each node, by its index. The time of a node with subgraphs excludes their nodes.
+        total: Time of all nodes, in microseconds.
+        runs: Number of timed runs; fewer than requested if the profiler recorded fewer.
+        provider: The execution provider.
+        shapes: Shapes of the inputs, by name.
     """
 
     graph: Graph
@@ -70,35 +68,35 @@ def profile_file(
     threads: int = 0,
     **shapes: int,
 ) -> Profile:
-    """Run a tagged file under ONNX Runtime's profiler.
+    """Run a tagged file with the profiler of ONNX Runtime.
 
     Args:
         path: The file.
-        runs: Runs that are timed.
-        warmup: Runs before those.
+        runs: Number of timed runs.
+        warmup: Number of runs before the timed runs.
         provider: Execution provider of ONNX Runtime.
-        optimize: Whether ONNX Runtime may optimise the graph, as it does by default.
-        threads: Of one operator; 0 for ONNX Runtime's choice.
+        optimize: Whether ONNX Runtime optimizes the graph, as by default.
+        threads: Threads per operator; 0 for the default of ONNX Runtime.
         **shapes: Sizes of the inputs, by Optimum's names (`batch_size`, `sequence_length`, ...).
 
     Raises:
-        InvalidOnnxFileError: The file keeps data outside its folder.
-        FileChangedError: The file or its data was replaced meanwhile.
-        MetadataError: It has no tags.
-        ProfileError: It cannot be run on the inputs that were made, or the numbers of runs are none.
+        InvalidOnnxFileError: The file has external data outside its folder.
+        FileChangedError: The file or its data changed during the call.
+        MetadataError: The file has no tags.
+        ProfileError: The file cannot run on the generated inputs, or `runs`, `warmup` or `provider` is invalid.
     """
     if runs < 1 or warmup < 0:
-        raise ProfileError(f"{path} cannot be timed in {runs} runs after {warmup}: give --runs of 1 or more.")
+        raise ProfileError(f"{path} cannot be timed: runs={runs} must be at least 1, and warmup={warmup} at least 0.")
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
         raise ProfileError(
-            f"{provider} is not here ({', '.join(onnxruntime.get_available_providers())}): install the onnxruntime "
-            "that has it."
+            f"Execution provider {provider} is not available. Pass --provider "
+            f"{' or '.join(onnxruntime.get_available_providers())}, or install the onnxruntime package that has it."
         )
     path = Path(path)
     with unchanged(path), tempfile.TemporaryDirectory(prefix="optimum-htp-profile-") as folder:
-        data = contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
+        data = contained_files(path)  # earlier versions of ONNX Runtime do not check locations
         before, tags = read_modules(path)
         running, graph, assignment = path, before, tags
         if optimize:
@@ -116,15 +114,15 @@ def profile_file(
                 raise
             given = ", ".join(f"{name} {list(values.shape)}" for name, values in feeds.items())
             raise ProfileError(
-                f"ONNX Runtime cannot run {path} on {given}: {error} Give the sizes that it takes, such as "
-                "--sequence_length or --height."
+                f"ONNX Runtime cannot run {path} on {given}: {error} Pass the right sizes, for example with "
+                "--sequence-length or --height."
             ) from error
         events = parse_json(Path(session.end_profiling()).read_bytes(), _LARGEST_PROFILE)
     recorded = _recorded(events, warmup)
     if recorded < 1:
         raise ProfileError(
-            f"ONNX Runtime's profiler recorded only {recorded + warmup} of {warmup + runs} runs of {path}: ask for "
-            "fewer with --runs and --warmup."
+            f"The profiler of ONNX Runtime recorded only {recorded + warmup} of {warmup + runs} runs of {path}. Pass "
+            "lower numbers with --runs and --warmup."
         )
     timed = _by_node(events, graph, warmup, runs)
     return Profile(
@@ -143,7 +141,7 @@ def _write_optimized(path: Path, target: Path, provider: str, *, external: bool)
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = os.fspath(target)
-    options.log_severity_level = 3  # that the file fits this machine alone is known
+    options.log_severity_level = 3  # no warning that the optimized file is for this machine only
     if external or path.stat().st_size > 1 << 30:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     try:
@@ -169,8 +167,8 @@ def _session(path: Path, provider: str, prefix: Path, threads: int) -> Any:
 def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, runs: int) -> dict[int, float]:
     """Return the mean time of each node, in microseconds, from the profiler's events.
 
-    A node's event covers those of the nodes in its subgraphs, whose time is taken off. The profiler keeps a number of
-    events and drops what comes after; only runs that it recorded to their end count.
+    The event of a node includes the nodes of its subgraphs; their time is subtracted. The profiler has a limit of
+    events and drops later ones, so only complete runs are counted.
     """
     kernels = [event for event in events if event.get("cat") == _NODE and str(event.get("name", "")).endswith(_KERNEL)]
     counted = _model_runs(events)[warmup:][:runs]
@@ -179,55 +177,57 @@ def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, run
     indexes: dict[str, list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         indexes[node.name].append(index)
-    # ONNX Runtime makes initializers of constants before it counts the nodes of a graph.
-    places = [index for index, node in enumerate(graph.nodes) if not node.within and node.op_type != "Constant"]
+    # ONNX Runtime converts constants to initializers before it numbers the nodes of a graph.
+    numbered = [index for index, node in enumerate(graph.nodes) if not node.within and node.op_type != "Constant"]
     spent: dict[int, float] = defaultdict(float)
     for event, own, is_inside in _own_times(kernels):
-        known = indexes.get(str(event["name"]).removesuffix(_KERNEL)) or _alike(graph, event, is_inside)
-        place = str(event.get("args", {}).get("node_index", ""))
-        if not is_inside and place.isdecimal() and int(place) < len(places) and places[int(place)] in known:
-            known = [places[int(place)]]
-        for index in known:  # nodes of one name (the branches of a merged decoder) share
+        known = indexes.get(str(event["name"]).removesuffix(_KERNEL)) or _candidates(graph, event, is_inside)
+        number = str(event.get("args", {}).get("node_index", ""))
+        if not is_inside and number.isdecimal() and int(number) < len(numbered) and numbered[int(number)] in known:
+            known = [numbered[int(number)]]
+        for index in known:  # nodes with the same name (branches of a merged decoder) share the time
             spent[index] += own / len(known) / len(counted)
     return dict(spent)
 
 
-def _alike(graph: Graph, event: Mapping[str, Any], is_inside: bool) -> list[int]:
-    """Return the nodes that a nameless one may be: those of its operator, in subgraphs or not in any."""
+def _candidates(graph: Graph, event: Mapping[str, Any], is_inside: bool) -> list[int]:
+    """Return candidates for a node without a name: nodes of its operator, inside or outside of subgraphs."""
     operator = event.get("args", {}).get("op_name")
     found = [index for index, node in enumerate(graph.nodes) if node.op_type == operator]
     return [index for index in found if bool(graph.nodes[index].within) == is_inside] or found
 
 
 def _model_runs(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Return start and end of each run that the profiler recorded, in microseconds."""
+    """Return start and end of each recorded run, in microseconds."""
     found = (event for event in events if event.get("name") == "model_run")
     return sorted((int(run["ts"]), int(run["ts"]) + int(run["dur"])) for run in found)
 
 
 def _recorded(events: Sequence[Mapping[str, Any]], warmup: int) -> int:
-    """Return how many runs behind those for warming up the profiler recorded; negative where it has not even these."""
+    """Return the number of recorded runs after the warm-up; negative if the warm-up is incomplete."""
     return len(_model_runs(events)) - warmup
 
 
 def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float, bool]]:
-    """Return each event with its duration without those of events inside it on the same thread.
+    """Return each event with its duration, minus the events inside it on the same thread.
 
-    The last value tells whether it is inside another event itself.
+    The last value is whether it is inside another event.
     """
     own, inside = {id(kernel): float(kernel["dur"]) for kernel in kernels}, set()
     threads: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for kernel in kernels:
         threads[kernel.get("pid"), kernel.get("tid")].append(kernel)
     for events in threads.values():
-        around: list[Mapping[str, Any]] = []
+        enclosing: list[Mapping[str, Any]] = []
         for event in sorted(events, key=lambda event: (int(event["ts"]), -int(event["dur"]))):
-            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) < int(event["ts"]) + int(event["dur"]):
-                around.pop()
-            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) <= int(event["ts"]):
-                around.pop()
-            if around:
-                own[id(around[-1])] -= float(event["dur"])
+            while enclosing and int(enclosing[-1]["ts"]) + int(enclosing[-1]["dur"]) < int(event["ts"]) + int(
+                event["dur"]
+            ):
+                enclosing.pop()
+            while enclosing and int(enclosing[-1]["ts"]) + int(enclosing[-1]["dur"]) <= int(event["ts"]):
+                enclosing.pop()
+            if enclosing:
+                own[id(enclosing[-1])] -= float(event["dur"])
                 inside.add(id(event))
-            around.append(event)
+            enclosing.append(event)
     return [(kernel, own[id(kernel)], id(kernel) in inside) for kernel in kernels]

@@ -1,7 +1,6 @@
-"""The model card of pushed files: what they are, from which commit, how to load them, and what each module costs.
+"""The model card of pushed files: source commit, code to load them, and the size of the largest modules.
 
-A card that is there is completed: what somebody has written stays, and only the part between our two comments is ever
-written anew.
+An existing card is extended. Only the section between our two comments is replaced.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ _NOTE: Final = re.compile(f"<!-- {_FILES}(.*?) -->")
 _LOADING: Final = "## How to load"
 _BLOCK: Final = "```python\n"
 _WEB: Final = re.compile(r"```js\n.*?\n```\n", re.DOTALL)
-_LOADED_FILE: Final = re.compile(r"^# (.+\.onnx)\n", re.MULTILINE)  # in the code for several models
-_SHORTER: Final = 4  # fields of `Told` that earlier versions have noted
-_LARGEST: Final = 12  # modules of a file that are listed
+_LOADED_FILE: Final = re.compile(r"^# (.+\.onnx)\n", re.MULTILINE)  # heading in the code for several models
+_SHORTER: Final = 4  # number of fields that earlier versions wrote
+_LARGEST: Final = 12  # listed modules per file
 _HUGGING_FACE: Final = (None, "huggingface")
 
 
-class Told(NamedTuple):
-    """What a card says of a file: model, license and task in the metadata, the rest in our part of the text.
+class CardEntry(NamedTuple):
+    """The content of a card about a file: model, license and task in the metadata, the rest in our section.
 
     Attributes:
-        row: Of the table of files.
-        origin: What the file was exported from.
-        code: What loads its model in a repo that has no other; None for all files of a model but one.
+        row: Row of the table of files.
+        origin: Sentence about the source model.
+        code: Code that loads the model, if the repo has no other; only the first file of a model has it.
     """
 
     model: str | None
@@ -70,8 +69,8 @@ class Pushed:
 
     Attributes:
         file: The file.
-        name: In the repo.
-        size: Bytes, external data included.
+        name: Name in the repo.
+        size: Size with external data, in bytes.
     """
 
     file: OnnxFile
@@ -82,17 +81,17 @@ class Pushed:
 def completed_card(
     repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str, there: Collection[str] = ()
 ) -> str:
-    """Return a model card that lists these files, and those of earlier pushes.
+    """Return a model card that lists these files, and the files of earlier pushes.
 
     Args:
-        repo_id: The repo that it is for.
-        files: What is pushed, at least one.
-        card: The card that is there; None for a new one.
-        layout: Where the files are in the repo.
-        there: Names of the files that the repo has now.
+        repo_id: The repo.
+        files: The pushed files, at least one.
+        card: The existing card; None for a new one.
+        layout: File layout of the repo.
+        there: Names of the existing files of the repo.
 
     Raises:
-        PushError: The card that is there cannot be read.
+        PushError: The existing card cannot be read.
     """
     import yaml
     from huggingface_hub import ModelCard
@@ -101,22 +100,22 @@ def completed_card(
     before = _noted(earlier)
     kept = {name: one for name, one in before.items() if name in there}
     code = {pushed.name: "\n".join(_python(repo_id, pushed)) for pushed in _models(files)}
-    told = {**kept, **{pushed.name: _told(pushed, code.get(pushed.name)) for pushed in files}}
-    alone = all(name in told for name in there if name.endswith(".onnx"))
+    entries = {**kept, **{pushed.name: _entry_of(pushed, code.get(pushed.name)) for pushed in files}}
+    alone = all(name in entries for name in there if name.endswith(".onnx"))
     web = _web(repo_id, files) if layout == TRANSFORMERS_JS else "".join(_WEB.findall(earlier)[: len(kept)])
     others = kept.keys() - {pushed.name for pushed in files}
     tables = {name: table for name in others for table in _table_in(earlier, name)} | dict(_modules(files))
-    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, tables, web, told, alone=alone)}\n{_END}"
+    section = f"{_BEGIN}\n{_note(entries)}\n{_section(repo_id, tables, web, entries, alone=alone)}\n{_END}"
     try:
         made = ModelCard(card if card is not None else f"---\n{{}}\n---\n\n# {as_cell(repo_id.split('/')[-1])}\n")
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise PushError(
             f"Nothing was pushed to {repo_id}: the metadata of its README.md cannot be read "
-            f"({' '.join(str(error).split())}). Correct that first."
+            f"({' '.join(str(error).split())}). Fix it first."
         ) from error
-    known, ours = _metadata(told.values(), layout), _metadata(before.values(), layout)
+    known, ours = _metadata(entries.values(), layout), _metadata(before.values(), layout)
     for name in {*known, *ours} - {"tags"}:
-        if made.data.get(name) in (None, "", [], ours.get(name)):  # what somebody else has written stays
+        if made.data.get(name) in (None, "", [], ours.get(name)):  # values of other authors are kept
             made.data.pop(name)
             if name in known:
                 made.data[name] = known[name]
@@ -130,27 +129,27 @@ def completed_card(
     return str(made)
 
 
-def _told(pushed: Pushed, code: str | None) -> Told:
+def _entry_of(pushed: Pushed, code: str | None) -> CardEntry:
     record = pushed.file.record
     model = record.hub_id if record.hub_provider in _HUGGING_FACE else None
     task = record.pipeline_tag or (record.task or "").removesuffix(WITH_PAST) or None
-    return Told(model, record.license, task, _row(pushed), _origin(record), code)
+    return CardEntry(model, record.license, task, _row(pushed), _origin(record), code)
 
 
-def _note(told: Mapping[str, Told]) -> str:
-    """Return the comment that tells the next push what is ours in the metadata: of each file that was pushed."""
-    return f"<!-- {_FILES}{json_text(told).replace('>', chr(92) + 'u003e')} -->"
+def _note(entries: Mapping[str, CardEntry]) -> str:
+    """Return the comment with the entries of all pushed files, for the next push."""
+    return f"<!-- {_FILES}{json_text(entries).replace('>', chr(92) + 'u003e')} -->"
 
 
-def _noted(section: str) -> dict[str, Told]:
-    """Return what the pushes before have said of their files; empty for a card that has no such note."""
+def _noted(section: str) -> dict[str, CardEntry]:
+    """Return the entries of earlier pushes; empty for a card without the comment."""
     found = _NOTE.search(section)
     content = json_or_none(found[1].encode()) if found is not None else None
-    entries = content.items() if isinstance(content, dict) else ()
+    pairs = content.items() if isinstance(content, dict) else ()
     noted = {
-        name: Told(*entry)
-        for name, entry in entries
-        if isinstance(entry, list) and len(entry) in (_SHORTER, len(Told._fields))
+        name: CardEntry(*entry)
+        for name, entry in pairs
+        if isinstance(entry, list) and len(entry) in (_SHORTER, len(CardEntry._fields))
         if all(isinstance(one, str | None) for one in entry) and isinstance(entry[3], str)
         if entry[3].isprintable() and "```" not in "".join(filter(None, entry))
     }
@@ -159,8 +158,8 @@ def _noted(section: str) -> dict[str, Told]:
     return noted
 
 
-def _completed(noted: dict[str, Told], section: str) -> dict[str, Told]:
-    """Return what an earlier version has noted, with what it has only written into the text."""
+def _completed(noted: dict[str, CardEntry], section: str) -> dict[str, CardEntry]:
+    """Return the entries of an earlier version, completed from the text of the section."""
     above, _, below = section.partition(f"{_LOADING}\n")
     origin = "\n".join(line for line in above.splitlines() if line and not line.startswith("<!--"))
     first, *rest = _LOADED_FILE.split(below.partition(_BLOCK)[2].partition("```")[0].rstrip())
@@ -169,24 +168,26 @@ def _completed(noted: dict[str, Told], section: str) -> dict[str, Told]:
     return {name: one._replace(origin=origin, code=code.get(name) or None) for name, one in noted.items()}
 
 
-def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
+def _metadata(entries: Collection[CardEntry], layout: str) -> dict[str, Any]:
     known: dict[str, Any] = {"library_name": "optimum", "tags": ["onnx"]}
     if layout == TRANSFORMERS_JS:
         known["tags"].append(TRANSFORMERS_JS)
-    if not told:
+    if not entries:
         return known
-    models, licenses, tasks, *_ = ([*dict.fromkeys(values)] for values in zip(*told, strict=True))
+    models, licenses, tasks, *_ = ([*dict.fromkeys(values)] for values in zip(*entries, strict=True))
     bases = [model for model in models if model is not None]
     known |= {"base_model": bases[0] if len(bases) == 1 else bases} if bases else {}
-    if licenses[0] is not None and len(licenses) == 1:  # of a model without one nobody knows it
+    if licenses[0] is not None and len(licenses) == 1:  # the license of a model without one is unknown
         known["license"] = licenses[0]
     if tasks[0] is not None and len(tasks) == 1:
         known["pipeline_tag"] = tasks[0]
     return known
 
 
-def _section(repo_id: str, tables: Mapping[str, str], web: str, told: Mapping[str, Told], *, alone: bool) -> str:
-    origins = "\n".join(one.origin for one in told.values() if one.origin is not None)
+def _section(
+    repo_id: str, tables: Mapping[str, str], web: str, entries: Mapping[str, CardEntry], *, alone: bool
+) -> str:
+    origins = "\n".join(one.origin for one in entries.values() if one.origin is not None)
     return "\n".join(
         [
             *dict.fromkeys(origins.splitlines()),
@@ -194,14 +195,14 @@ def _section(repo_id: str, tables: Mapping[str, str], web: str, told: Mapping[st
             _LOADING,
             "",
             *([web] if web else []),
-            _BLOCK + "\n\n".join(_loading(repo_id, told, alone=alone)),
+            _BLOCK + "\n\n".join(_loading(repo_id, entries, alone=alone)),
             "```",
             "",
             "## Files",
             "",
             "| file | task | opset | size | nodes | whose module is known |",
             "| --- | --- | --- | ---: | ---: | ---: |",
-            *(told[name].row for name in sorted(told)),
+            *(entries[name].row for name in sorted(entries)),
             "",
             *(tables[name] for name in sorted(tables)),
         ]
@@ -229,16 +230,16 @@ def _web(repo_id: str, files: Sequence[Pushed]) -> str:
     return "\n".join(["```js", 'import { pipeline } from "@huggingface/transformers";', "", run, "```", ""])
 
 
-def _loading(repo_id: str, told: Mapping[str, Told], *, alone: bool) -> Iterator[str]:
+def _loading(repo_id: str, entries: Mapping[str, CardEntry], *, alone: bool) -> Iterator[str]:
     """Yield the code that loads each model."""
-    models = {name: one.code for name, one in told.items() if one.code is not None}
-    whole = re.compile(rf"\b((?:ORTModel|Auto)\w+\.from_pretrained)\({re.escape(json_text(repo_id))}[^)]*\)")
+    models = {name: one.code for name, one in entries.items() if one.code is not None}
+    call = re.compile(rf"\b((?:ORTModel|Auto)\w+\.from_pretrained)\({re.escape(json_text(repo_id))}[^)]*\)")
     for name, code in models.items():
         if alone and len(models) == 1:
             yield code
-        else:  # the repo alone would be ambiguous
+        else:  # the repo id alone would be ambiguous
             url = json_text(f"hf://{repo_id}/{name}")
-            yield f"# {name if name.isprintable() else as_cell(name)}\n" + whole.sub(partial(_call_of, url), code)
+            yield f"# {name if name.isprintable() else as_cell(name)}\n" + call.sub(partial(_call_of, url), code)
 
 
 def _call_of(url: str, found: re.Match[str]) -> str:
@@ -246,7 +247,7 @@ def _call_of(url: str, found: re.Match[str]) -> str:
 
 
 def _python(repo_id: str, pushed: Pushed) -> Iterator[str]:
-    """Yield the code that loads a model of a repo, and its preprocessors."""
+    """Yield the code that loads a model and its preprocessors."""
     record = pushed.file.record
     if record.export_library == "diffusers":
         yield from ("from optimum.onnxruntime import ORTDiffusionPipeline", "")
@@ -296,7 +297,7 @@ def _row(pushed: Pushed) -> str:
 
 
 def _modules(files: Sequence[Pushed]) -> Iterator[tuple[str, str]]:
-    """Yield each file that has tags, with a table of its largest modules, two levels deep."""
+    """Yield each tagged file with a table of its largest modules, two levels deep."""
     for pushed in files:
         try:
             modules = summarize(*read_modules(pushed.file.path))
@@ -320,7 +321,7 @@ def _table_heading(name: str) -> str:
 
 
 def _table_in(section: str, name: str) -> Iterator[str]:
-    """Yield the table of a file's modules that an earlier push has written."""
+    """Yield the table of modules of a file from an earlier push."""
     _, heading, rest = section.partition(f"\n{_table_heading(name)}\n\n")
     rows = list(itertools.takewhile(lambda line: line.startswith("| "), rest.splitlines()))
     if heading and rows:

@@ -10,14 +10,14 @@ from typing import Any
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
-from optimum_htp.cli.files import add_hub_arguments, hub_access
+from optimum_htp.cli.options import add_hub_arguments, add_json_argument, hub_access
 from optimum_htp.commands import Destination
 
 __all__ = ["PushCommand", "PushDestination", "add_push_options", "privacy"]
 
 
 class PushCommand(Command):
-    """Puts files, what belongs to them and a model card into a repo, in one commit."""
+    """Uploads files, their configs and a model card to a repo, in one commit."""
 
     examples = (
         "htp push out/ me/tiny-bert-onnx",
@@ -28,14 +28,14 @@ class PushCommand(Command):
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
         parser.add_argument("files", nargs="+", metavar="FILE", help="Stamped ONNX files, or folders of them.")
-        parser.add_argument("repo", metavar="REPO", help="Repo on the Hub (ORG/NAME); created where there is none.")
+        parser.add_argument("repo", metavar="REPO", help="Repo on the Hub (ORG/NAME); created if missing.")
         add_push_options(parser)
-        parser.add_argument("--message", help="Message of the commit.")
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        parser.add_argument("--message", help="Message of the commit (default: names the files).")
+        add_json_argument(parser)
         add_hub_arguments(parser)
 
     def execute(self) -> None:
-        """Push, and say where the files are."""
+        """Push, and print the URL of the repo."""
         from optimum_htp.extras.push.pushing import push
 
         done = push(
@@ -61,7 +61,7 @@ class PushDestination(Destination):
 
     def add_arguments(self, parser: Any) -> None:
         """Declare the options."""
-        parser.add_argument("--push-to-hub", metavar="REPO", help="Then push the files to this repo of the Hub.")
+        parser.add_argument("--push-to-hub", metavar="REPO", help="Push the written files to this repo of the Hub.")
         add_push_options(parser)
 
     def send(self, args: Namespace, files: Sequence[str | Path]) -> Mapping[str, Any] | None:
@@ -76,20 +76,20 @@ class PushDestination(Destination):
         return dataclasses.asdict(push(files, args.push_to_hub, access=access, **options))
 
     def lines(self, result: Mapping[str, Any]) -> Sequence[str]:
-        """Return what was pushed, and where."""
+        """Return lines about the pushed files and their URL."""
         repo, url, files = result["repo_id"], result["url"], result["files"]
         if not result["changed"]:
-            return [f"Nothing to push: {repo} has these {len(files)} files already: {url}"]
+            return [f"Nothing to push: {repo} already contains these {len(files)} files: {url}"]
         return [f"Pushed {len(files)} files to {repo}: {url}", *(f"  {name}" for name in files)]
 
 
 def privacy(args: Namespace) -> bool | None:
-    """Return whether a new repo is private; None where that depends on the model."""
+    """Return whether a new repo is private; None if that depends on the model."""
     return True if args.private else False if args.public else None
 
 
 def add_push_options(parser: Any) -> None:
-    """Declare how files are pushed."""
+    """Declare the options of a push."""
     visibility = parser.add_mutually_exclusive_group()
     visibility.add_argument("--private", action="store_true", help="If the repo is created, make it private.")
     visibility.add_argument(
@@ -102,5 +102,5 @@ def add_push_options(parser: Any) -> None:
         "--layout",
         choices=("optimum", "transformers.js"),
         default="optimum",
-        help="Names in the repo: those on disk (default), or onnx/model.onnx and its like with configs at the root.",
+        help="File layout in the repo: as on disk (default), or as transformers.js expects (onnx/model.onnx).",
     )

@@ -1,6 +1,6 @@
-"""Where files go in a repo: as they lie on disk, or as transformers.js looks for them.
+"""File layouts of a repo: as on disk, or as transformers.js expects.
 
-transformers.js takes configs from the root and models from `onnx/`: `model.onnx`, or for another type of weights
+transformers.js reads configs from the root and models from `onnx/`: `model.onnx`, or for another type of weights
 `model_quantized.onnx`, `model_fp16.onnx`, `model_q4.onnx`.
 Source: https://huggingface.co/docs/transformers.js/guides/dtypes
 """
@@ -28,36 +28,36 @@ _SUFFIXES: Final = ("_quantized", "_int8", "_uint8", "_fp16", "_q4f16", "_q4", "
 
 
 def web_file(file: OnnxFile, workspace: Path) -> dict[str, Path]:
-    """Return an ONNX file and its external data, by the names that transformers.js looks for.
+    """Return an ONNX file and its external data, by their names for transformers.js.
 
     Args:
-        file: The file. Where data has to be renamed with it, the file that says so is written to the workspace.
-        workspace: An empty folder of its own.
+        file: The file. If its data must be renamed, a changed copy is written to the workspace.
+        workspace: An empty folder.
 
     Raises:
-        PushError: transformers.js has no place for it.
+        PushError: transformers.js cannot load the file.
     """
     if file.record.export_library == "diffusers" or file.record.submodule is not None:
-        raise PushError(f"{file.path} is nothing that transformers.js loads: leave out --layout {TRANSFORMERS_JS}.")
+        raise PushError(f"transformers.js cannot load {file.path}. Omit --layout {TRANSFORMERS_JS}.")
     name = PurePosixPath(file.name).name if file.record.onnx_files else f"model{_weights(file)}.onnx"
     source = file.path
     data = file.data
     if data and name != source.name:
         source = workspace / file.path.name
-        source.write_bytes(file.path.read_bytes())  # without its data a file is small
+        source.write_bytes(file.path.read_bytes())  # a file is small without its data
         for location in data:
             (workspace / location).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy((file.path.parent / location).resolve(), workspace / location)
         rename_model(source, workspace / name)
         source = workspace / name
         data = external_files(source)
-    home = PurePosixPath(_FOLDER)
-    found = {(home / location).as_posix(): source.parent / location for location in data}
-    return {(home / name).as_posix(): source, **found}
+    folder = PurePosixPath(_FOLDER)
+    found = {(folder / location).as_posix(): source.parent / location for location in data}
+    return {(folder / name).as_posix(): source, **found}
 
 
 def _weights(file: OnnxFile) -> str:
-    """Return how transformers.js calls the type of a model's weights: as its name says, or else its graph."""
+    """Return the suffix of transformers.js for the type of the weights, from the file name or the graph."""
     stem = PurePosixPath(file.name).stem
     named = next((suffix for suffix in _SUFFIXES if stem.endswith(suffix)), None)
     if named is not None:

@@ -1,4 +1,4 @@
-"""Pushing stamped ONNX files to the Hugging Face Hub: in one commit, with what belongs to them and a model card."""
+"""Pushes stamped ONNX files to the Hugging Face Hub, with configs and a model card, in one commit."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _ENDPOINT: Final = (HANDLER, REQUIREMENTS, ARCHIVE)
 
 @dataclass(frozen=True)
 class PushResult:
-    """What was pushed.
+    """Result of a push.
 
     Attributes:
-        repo_id: Repo.
+        repo_id: The repo.
         commit: Full commit.
-        url: Page of the commit, or of the pull request.
-        files: What the commit holds, by name in the repo.
-        changed: Whether a commit was made: none is where the repo has all files already.
+        url: Page of the commit or of the pull request.
+        files: Names of the pushed files in the repo.
+        changed: Whether a commit was created; False if the repo already had these files.
     """
 
     repo_id: str
@@ -67,27 +67,25 @@ def push(
     """Push ONNX files to a repo of the Hugging Face Hub, in one commit.
 
     Args:
-        paths: Stamped ONNX files, and folders of them. Of a folder configs, a README.md and what `htp endpoint`
-            wrote for an Inference Endpoint go along; nothing else does.
-        repo_id: The repo (`org/name`); it is created where there is none.
-        private: Whether a new repo is private. None for private where a model was private or gated.
-        create_pr: Open a pull request instead.
-        layout: `optimum` for names as they are on disk; `transformers.js` for `onnx/model.onnx` and its like, with
-            the model's configs at the root.
-        message: The commit's message.
-        access: Token, and the cache that configs may come from.
+        paths: Stamped ONNX files, and folders of them. Configs, README.md and the files of `htp endpoint` in a folder
+            are pushed, too, but no other files.
+        repo_id: The repo (`org/name`); it is created if it does not exist.
+        private: Whether a new repo is private. None if it is private for a private or gated model only.
+        create_pr: Whether to open a pull request instead.
+        layout: `optimum` for the names on disk; `transformers.js` for `onnx/model.onnx`, with the configs at the root.
+        message: Message of the commit.
+        access: Token, and cache of the configs.
 
     Raises:
-        ArgumentError: The layout is not known, two files would have one name, or a config is a link that leads out of
-            its folder.
-        OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: Something is wrong with the files.
-        UntrustedCodeError: A config would make a library import code.
-        AccessDeniedError: The token may not write there. Nothing was written, as with all errors.
-        PushError: The Hub refuses the files, or somebody else has written there.
-        HFHubIntegrationError: The Hub cannot be asked; the subclass says why.
+        ArgumentError: The layout is unknown, two files have the same name, or a config is a link out of its folder.
+        OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: A file is missing, damaged, or has no valid record.
+        UntrustedCodeError: A config makes a library import code.
+        AccessDeniedError: The token has no write access. Nothing was written, as with all errors.
+        PushError: The Hub rejects the files, or the repo has changed.
+        HFHubIntegrationError: The Hub cannot be reached; the subclass is the reason.
     """
     if layout not in LAYOUTS:
-        raise ArgumentError(f"layout={layout!r} is not known: give {' or '.join(LAYOUTS)}.")
+        raise ArgumentError(f"layout={layout!r} is unknown. Pass {' or '.join(LAYOUTS)}.")
     access = access or HubAccess()
     watch = Watch()
     models = onnx_files(paths, watch)
@@ -103,7 +101,7 @@ def push(
         card = _own_card(paths, models) or target.card
         card = completed_card(target.repo_id, pushed, card, layout=layout, there=target.files)
         if not watch.undisturbed:
-            raise ModelBeingReplacedError(f"Files in {paths[0]} were replaced while they were read. Push again.")
+            raise ModelBeingReplacedError(f"Files in {paths[0]} changed while they were read. Push again.")
         if private is None and any(model.record.private or model.record.gated for model in models):
             private = True
         done = commit_files(
@@ -118,14 +116,14 @@ def push(
 
 
 def _placed(model: OnnxFile, layout: str, workspace: Path) -> dict[str, Path]:
-    """Return a file and its external data by their names in the repo, the file first."""
+    """Return a file and its external data by their names in the repo; the file is first."""
     if layout == TRANSFORMERS_JS:
         workspace.mkdir()
         return web_file(model, workspace)
-    home = PurePosixPath(model.name).parent
-    data = {(home / location).as_posix(): model.path.parent / location for location in model.data}
+    folder = PurePosixPath(model.name).parent
+    data = {(folder / location).as_posix(): model.path.parent / location for location in model.data}
     if data and model.path.name != PurePosixPath(model.name).name:
-        raise PushError(f"{model.path} was renamed, and its external data was not: call it {model.name} again.")
+        raise PushError(f"{model.path} was renamed without its external data. Rename it to {model.name}.")
     return {model.name: model.path, **data}
 
 
@@ -135,7 +133,7 @@ def _together(placed: Sequence[tuple[OnnxFile, dict[str, Path]]]) -> dict[str, P
         for name, path in files.items():
             if found.setdefault(name, path) != path:
                 raise ArgumentError(
-                    f"{found[name]} and {model.path} would both be {name} in the repo: push one of them, or rename it."
+                    f"{found[name]} and {model.path} would both be {name} in the repo. Push one of them, or rename it."
                 )
     return found
 
@@ -143,7 +141,7 @@ def _together(placed: Sequence[tuple[OnnxFile, dict[str, Path]]]) -> dict[str, P
 def _configs(
     paths: Sequence[str | os.PathLike[str]], models: Sequence[OnnxFile], layout: str, access: HubAccess
 ) -> dict[str, Path]:
-    """Return what goes along with ONNX files, by name in the repo."""
+    """Return the configs and endpoint files of ONNX files, by name in the repo."""
     folders = [Path(path) for path in paths if Path(path).is_dir()]
     found: dict[str, Path] = {}
     for folder in folders:
@@ -157,7 +155,7 @@ def _configs(
 
 
 def _endpoint_in(folder: Path) -> dict[str, Path]:
-    """Return the files of an Inference Endpoint in a folder, where this package wrote all and nobody changed them."""
+    """Return the endpoint files in a folder, if this package wrote all of them and they are unchanged."""
     files = {name: folder / name for name in _ENDPOINT if (folder / name).is_file()}
     if not files:
         return {}
@@ -174,7 +172,7 @@ def _endpoint_in(folder: Path) -> dict[str, Path]:
 
 
 def _own_card(paths: Sequence[str | os.PathLike[str]], models: Sequence[OnnxFile]) -> str | None:
-    """Return the card that lies in the folder that is pushed."""
+    """Return the model card in the pushed folder."""
     card = Path(paths[0], CARD)
     if len(paths) != 1 or not card.is_file():
         return None

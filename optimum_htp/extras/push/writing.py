@@ -1,7 +1,7 @@
-"""Writing to the Hugging Face Hub: files become one commit, or nothing does.
+"""Writes files to the Hugging Face Hub in one commit, or writes nothing.
 
-A repo is looked at first, so that the commit is made on what was seen there, and a repo that exists is never asked to
-be created. What was uploaded before a commit is refused is in no repo.
+The repo is read first, so the commit has a known parent, and an existing repo is not created again. Files of a
+rejected commit are in no repo.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ logger = get_logger(__name__)
 CARD: Final = "README.md"
 _DENIED: Final = (401, 403)
 _EXISTS: Final = 409
-_ATTRIBUTES: Final = ".gitattributes"  # what the Hub puts into each new repo
+_ATTRIBUTES: Final = ".gitattributes"  # the Hub adds it to each new repo
 _MOVED: Final = (409, 412)
 _BAD_REQUEST: Final = 400
 
 
 @dataclass(frozen=True)
 class Target:
-    """A repo that is to be written to, as it is now.
+    """The present state of a repo to write to.
 
     Attributes:
-        repo_id: With the user or organization.
-        commit: Of its main branch; None where there is no such repo, or none that may be seen.
-        card: Its model card, None where it has none.
+        repo_id: Repo id with the owner.
+        commit: Commit of its main branch; None if the repo does not exist or is not visible.
+        card: Its model card, or None.
         files: Names of its files.
     """
 
@@ -66,14 +66,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit that was made.
+    """A created commit.
 
     Attributes:
-        repo_id: Repo.
+        repo_id: The repo.
         commit: Full commit.
-        url: Its page.
-        pr_url: Page of the pull request, where it was one.
-        changed: Whether a commit was made: none is where the repo has all files already.
+        url: Page of the commit.
+        pr_url: Page of the pull request, or None.
+        changed: Whether a commit was created; False if the repo already had these files.
     """
 
     repo_id: str
@@ -84,19 +84,19 @@ class Commit:
 
 
 def look_at(repo_id: str, token: str | bool | None = None) -> Target:
-    """Return what a repo is now.
+    """Return the present state of a repo.
 
     Args:
-        repo_id: Repo; without an owner it is the user's.
-        token: Bearer token; None for the environment's or the saved login's.
+        repo_id: The repo; without an owner, a repo of the user.
+        token: Bearer token; None for the token of the environment or of the saved login.
 
     Raises:
-        HFHubIntegrationError: The Hub cannot be asked, or does not know who asks; the subclass says why.
+        HFHubIntegrationError: The Hub cannot be reached or rejects the token; the subclass is the reason.
     """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise OfflineError(f"Nothing was pushed to {repo_id}, because HF_HUB_OFFLINE is set. Unset it for this.")
+        raise OfflineError(f"Nothing was pushed to {repo_id}, because HF_HUB_OFFLINE is set. Unset it.")
     return waiting_out(partial(_seen, repo_id, token), Deadline())
 
 
@@ -114,7 +114,7 @@ def _seen(repo_id: str, token: str | bool | None) -> Target:
         except RepositoryNotFoundError:
             return Target(repo_id)
         names = frozenset(file.rfilename for file in info.siblings or ())
-        target = Target(info.id, info.sha, files=names)  # under the name that it has now
+        target = Target(info.id, info.sha, files=names)  # its present name, if it was renamed
         if CARD not in names:
             return target
         folder = HuggingFaceHub().snapshot(info.id, str(info.sha), [CARD], HubAccess(token=token))
@@ -130,26 +130,26 @@ def commit_files(
     create_pr: bool = False,
     token: str | bool | None = None,
 ) -> Commit:
-    """Put files into a repo, all in one commit; a repo that is not there is created.
+    """Write files to a repo in one commit; create the repo if it does not exist.
 
     Args:
-        target: The repo, as it was seen. Where it has changed since, nothing is written.
-        files: What to write, by name in the repo.
-        message: First line of the commit's message.
-        private: Whether a new repo is private; None for what is usual there.
-        create_pr: Open a pull request instead of writing to the main branch.
+        target: The state of the repo. If it has changed since, nothing is written.
+        files: The files, by name in the repo.
+        message: First line of the message of the commit.
+        private: Whether a new repo is private; None for the default of the owner.
+        create_pr: Whether to open a pull request instead of writing to the main branch.
         token: Bearer token.
 
     Raises:
-        AccessDeniedError: The token may not write there.
-        PushError: The Hub refuses the files, or the repo has changed meanwhile. Nothing was written.
-        HFHubIntegrationError: The Hub cannot be asked; the subclass says why.
+        AccessDeniedError: The token has no write access.
+        PushError: The Hub rejects the files, or the repo has changed. Nothing was written.
+        HFHubIntegrationError: The Hub cannot be reached; the subclass is the reason.
     """
     from huggingface_hub import CommitOperationAdd
 
     api = _api(token)
-    with _told(target.repo_id), _created(api, target, private):
-        # The sizes and digests of the files are taken here, and the store refuses what is otherwise by then.
+    with _translated(target.repo_id), _created(api, target, private):
+        # Sizes and digests are computed here. The store rejects a file that changes later.
         operations = [
             CommitOperationAdd(name, file if isinstance(file, bytes) else str(file)) for name, file in files.items()
         ]
@@ -166,10 +166,10 @@ def commit_files(
 
 
 def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
-    """Make a commit; after the time that the Hub asks to wait, and not for longer than Xet makes progress."""
+    """Create a commit: wait as long as the Hub requires, and stop if Xet makes no progress."""
 
     def uploaded() -> CommitInfo:
-        with _told(repo_id):
+        with _translated(repo_id):
             return commit()
 
     transfers = Transfers()
@@ -180,19 +180,19 @@ def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
     except TimeoutError as error:
         if isinstance(error, OptimumHTPError):
             raise
-        raise HubTimeoutError(f"The upload to {repo_id} through Xet was given up: {transfers.stalled()}.") from error
+        raise HubTimeoutError(f"The upload to {repo_id} through Xet was stopped: {transfers.stalled()}.") from error
     return done
 
 
 @contextmanager
 def _created(api: HfApi, target: Target, private: bool | None) -> Iterator[None]:
-    """Create a repo where there is none, and take it back where what was to be in it is refused."""
-    ours = target.commit is None and waiting_out(partial(_create, api, target.repo_id, private), Deadline())
+    """Create a repo if it does not exist, and delete it again if the commit fails."""
+    is_new = target.commit is None and waiting_out(partial(_create, api, target.repo_id, private), Deadline())
     try:
         yield
-    except BaseException:  # Ctrl-C too: an empty repo of ours is not left behind
-        if ours:
-            _take_back(api, target.repo_id)
+    except BaseException:  # Ctrl-C too: leave no empty repo behind
+        if is_new:
+            _delete_new(api, target.repo_id)
         raise
 
 
@@ -200,18 +200,18 @@ def _create(api: HfApi, repo_id: str, private: bool | None) -> bool:
     """Create a repo; return whether it is new."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    with _told(repo_id):
+    with _translated(repo_id):
         try:
             api.create_repo(repo_id, private=private)
         except HfHubHTTPError as error:
-            if _answer(error)[0] != _EXISTS:  # one that this token may not see, or somebody was faster
+            if _answer(error)[0] != _EXISTS:  # it exists, but is not visible, or was created meanwhile
                 raise
             return False
     return True
 
 
-def _take_back(api: HfApi, repo_id: str) -> None:
-    """Delete a repo that was created just now, unless somebody has put a file into it."""
+def _delete_new(api: HfApi, repo_id: str) -> None:
+    """Delete a new repo, unless another user has added a file."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -220,7 +220,7 @@ def _take_back(api: HfApi, repo_id: str) -> None:
             return
     except (HfHubHTTPError, OSError) as error:
         logger.debug("%s cannot be deleted", repo_id, exc_info=error)
-    logger.warning("%s was created and is left there without the files. Delete it, or push again.", repo_id)
+    logger.warning("%s was created, and remains without the files. Delete it, or push again.", repo_id)
 
 
 def _api(token: str | bool | None) -> HfApi:
@@ -230,19 +230,19 @@ def _api(token: str | bool | None) -> HfApi:
 
 
 @contextmanager
-def _told(repo_id: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises while it writes into this package's errors."""
+def _translated(repo_id: str) -> Iterator[None]:
+    """Convert exceptions of huggingface_hub during writes to errors of this package."""
     with translated_errors(repo_id, None):
         try:
             yield
-        except OptimumHTPError:  # it has been put into words
+        except OptimumHTPError:  # already converted
             raise
         except Exception as error:
             refused = _refusal(error, repo_id)
             if refused is not None:
                 raise refused from error
             if type(error) is RuntimeError and error.__cause__ is not None:
-                raise error.__cause__ from None  # huggingface_hub has put the file's name around it
+                raise error.__cause__ from None  # huggingface_hub only added the file name
             failure = xet_failure(error)
             if failure is not None and not isinstance(error, http_errors().transport):
                 through, hint = ("through Xet ", HINT) if is_xet_in_use() else ("", "Try again")
@@ -252,31 +252,31 @@ def _told(repo_id: str) -> Iterator[None]:
 
 
 def _refusal(error: Exception, repo_id: str) -> OptimumHTPError | None:
-    """Return what to say where the Hub has answered, and refuses."""
+    """Return the error for a response that rejects the push, or None."""
     from huggingface_hub import constants
 
     status, reason = _answer(error)
     if status in _DENIED:
         return AccessDeniedError(
-            f"Nothing was pushed to {repo_id}: this token may not write there (the Hub answered {status}"
-            f"{f', {reason}' if reason else ''}). Make one that may at {constants.ENDPOINT}/settings/tokens, and set "
-            "HF_TOKEN to it or run `hf auth login`; or propose the files with --create-pr."
+            f"Nothing was pushed to {repo_id}: the token has no write access (status {status}"
+            f"{f', {reason}' if reason else ''}). Create one at {constants.ENDPOINT}/settings/tokens, and set "
+            "HF_TOKEN or run `hf auth login`; or open a pull request with --create-pr."
         )
     if status in _MOVED:
-        return PushError(f"Nothing was pushed to {repo_id}: somebody has written there meanwhile. Push again.")
+        return PushError(f"Nothing was pushed to {repo_id}: the repo has changed during the push. Push again.")
     if status == _BAD_REQUEST:
-        return PushError(f"Nothing was pushed to {repo_id}: the Hub refuses it ({reason}).")
+        return PushError(f"Nothing was pushed to {repo_id}: the Hub rejects the files ({reason}).")
     return None
 
 
 def _answer(error: BaseException) -> tuple[int | None, str]:
-    """Return the status that the Hub answered, and what it says of it; None where it was not asked or did not."""
+    """Return status and reason of the response of the Hub; None without a response."""
     from huggingface_hub.errors import BadRequestError
 
     for cause in causes(error):
         response = getattr(cause, "response", None)
         if response is not None:
-            told = str(error) if isinstance(cause, BadRequestError) and cause is not error else ""
-            reason = told or response.headers.get("X-Error-Message") or ""
+            message = str(error) if isinstance(cause, BadRequestError) and cause is not error else ""
+            reason = message or response.headers.get("X-Error-Message") or ""
             return int(response.status_code), " ".join(reason.split())
     return None, ""

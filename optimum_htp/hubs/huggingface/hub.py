@@ -69,7 +69,7 @@ class HuggingFaceHub(Hub):
             validate_repo_id(repo_id)
         except HFValidationError as error:
             raise InvalidModelReferenceError(
-                f"{repo_id!r} is not a repo id ('name' or 'organization/name'): {error}"
+                f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
             ) from error
 
     def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:

@@ -1,0 +1,94 @@
+"""Options that several commands have: one name and one help text for each."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.cli.parser import integer
+
+if TYPE_CHECKING:
+    from optimum_htp.hubs import HubAccess
+
+__all__ = [
+    "CACHE_DIR",
+    "EMBED",
+    "FORCE_DOWNLOAD",
+    "LOCAL_FILES_ONLY",
+    "MODEL",
+    "REVISION",
+    "TRUST_REMOTE_CODE",
+    "add_external_data_argument",
+    "add_force_argument",
+    "add_hub_arguments",
+    "add_jobs_argument",
+    "add_json_argument",
+    "add_trust_remote_code_argument",
+    "hub_access",
+]
+
+MODEL: Final = "Model: repo id on the Hub (NAME or ORG/NAME, optionally with @REVISION), or local folder."
+REVISION: Final = "Branch, tag, commit or refs/pr/N of the model."
+CACHE_DIR: Final = "Folder of the Hub's cache (default: the cache of huggingface_hub)."
+LOCAL_FILES_ONLY: Final = "Use only files of the cache; do not connect to a Hub."
+FORCE_DOWNLOAD: Final = "Download files again, even if they are in the cache."
+TRUST_REMOTE_CODE: Final = "Run Python code of the model's repo on this machine."
+EMBED: Final = (
+    "Files to embed in the (first) ONNX file: config and preprocessors (all, the default), the config only, or none."
+)
+
+
+def add_json_argument(parser: Any) -> None:
+    """Declare `--json`."""
+    parser.add_argument("--json", action="store_true", help="Print one JSON document on standard output.")
+
+
+def add_jobs_argument(parser: Any, default: int | None = None) -> None:
+    """Declare `--jobs`; the default is one job per core."""
+    parser.add_argument(
+        "--jobs",
+        type=integer(1),
+        default=default or os.cpu_count() or 1,
+        metavar="N",
+        help="Number of files or models to process in parallel.",
+    )
+
+
+def add_force_argument(parser: Any) -> None:
+    """Declare how a file of another kind is replaced; see `check_output`."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="Replace an existing output file of another kind. ONNX files and input files are never replaced.",
+    )
+
+
+def add_external_data_argument(parser: Any) -> None:
+    """Declare the option of commands that change files in place."""
+    parser.add_argument(
+        "--external-data",
+        action="store_true",
+        help="Move the weights to FILE_data next to each file; required if a file would exceed 2 GiB.",
+    )
+
+
+def add_trust_remote_code_argument(parser: Any) -> None:
+    """Declare `--trust-remote-code`."""
+    parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_REMOTE_CODE)
+
+
+def add_hub_arguments(parser: Any) -> None:
+    """Declare how to reach the Hub."""
+    parser.add_argument("--cache-dir", metavar="DIR", help=CACHE_DIR)
+    parser.add_argument("--local-files-only", action="store_true", help=LOCAL_FILES_ONLY)
+    parser.add_argument("--force-download", action="store_true", help=FORCE_DOWNLOAD)
+
+
+def hub_access(args: Namespace) -> HubAccess:
+    """Return the values of the options that `add_hub_arguments` declares."""
+    from optimum_htp.hubs import HubAccess
+
+    return HubAccess(
+        cache_dir=args.cache_dir, local_files_only=args.local_files_only, force_download=args.force_download
+    )
