@@ -207,7 +207,7 @@ class ModelBeingReplacedError(MissingSiblingError):
     """
 
 
-class MisfitError(OptimumHTPError, ValueError):
+class MismatchError(OptimumHTPError, ValueError):
     """An ONNX file that clearly is not an export of the given model."""
 
 

@@ -141,7 +141,7 @@ def tried(laboratory: Laboratory, number: int, fault: str, operation: str) -> tu
         "verify": ["OK", "UNREACHABLE"],
     }
     if fault in CONTRADICTS:
-        right["verify"] += ["INVALID", "MISFIT"]
+        right["verify"] += ["INVALID", "MISMATCH"]
     if error is None and answer not in right[operation]:
         lost.append(f"{operation} answered {answer!r}")
     lost += [f"{operation} wrote {path}" for path in laboratory.root.parent.glob("outside*")]

@@ -16,7 +16,7 @@ from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.source import LocalSource
 from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
-from optimum_htp.resolve.config_fit import misfit
+from optimum_htp.resolve.config_fit import mismatch
 from optimum_htp.resolve.configs import load_config
 from optimum_htp.stamping.embedded_check import check_embedded
 
@@ -74,7 +74,7 @@ def confirm_files(folder: Path, names: Sequence[str], record: ExportMetadata, ac
                 resolve_preprocessors(record, fresh)
                 return
             source = resolve_configs(record, fresh, with_code=False)
-            reason = misfit(read_json(source.folder / CONFIG) or {}, record, folder / names[0])
+            reason = mismatch(read_json(source.folder / CONFIG) or {}, record, folder / names[0])
             if reason is not None:
                 raise VerificationError(f"The config of {record.source} does not match {names[0]}: {reason}.")
             load_config(source, record, anew=True)

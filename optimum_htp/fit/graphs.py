@@ -17,14 +17,14 @@ from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.fit.blueprint import Blueprint, blueprint_of_parameters
-from optimum_htp.fit.outputs import output_misfit, past_misfit
+from optimum_htp.fit.outputs import output_mismatch, past_mismatch
 from optimum_htp.fit.parameters import Parameters
 from optimum_htp.libraries.tables import config_names
 from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.onnxfile import Graph, Initializer, Node
-from optimum_htp.resolve.config_fit import LABELLED_TASKS, label_misfit
+from optimum_htp.resolve.config_fit import LABELLED_TASKS, label_mismatch
 
-__all__ = ["GraphFit", "graph_fit", "graph_misfit", "task_fit"]
+__all__ = ["GraphFit", "graph_fit", "graph_mismatch", "task_fit"]
 
 _CONFIGS: Final = "transformers.models.auto.configuration_auto"
 # One of these is the main input of a model. A separate decoder has another.
@@ -72,15 +72,15 @@ class GraphFit:
     """The result of comparing a graph with a model.
 
     Attributes:
-        misfit: Why the graph cannot be an export of the model; None if there is no contradiction.
+        mismatch: Why the graph cannot be an export of the model; None if there is no contradiction.
         unchecked: The comparisons that could not be done (`outputs`, `shapes`), with the reason.
     """
 
-    misfit: str | None = None
+    mismatch: str | None = None
     unchecked: Mapping[str, str] = field(default_factory=dict)
 
 
-def graph_misfit(
+def graph_mismatch(
     config: Mapping[str, Any],
     task: str | None,
     graph: Graph,
@@ -88,7 +88,7 @@ def graph_misfit(
     parameters: Callable[[], Parameters | None] | None = None,
 ) -> str | None:
     """Return why a graph cannot be an export of a model; None if there is no contradiction. See `graph_fit`."""
-    return graph_fit(config, task, graph, library, parameters).misfit
+    return graph_fit(config, task, graph, library, parameters).mismatch
 
 
 def graph_fit(
@@ -112,22 +112,22 @@ def graph_fit(
         return GraphFit(
             f"{others[0]} is not a tensor in the graph, but all inputs and outputs of such models are tensors"
         )
-    reason, shapes = _model_misfit(config, task, graph, library, parameters)
+    reason, shapes = _model_mismatch(config, task, graph, library, parameters)
     if reason is not None:
         return GraphFit(reason)
     fit = task_fit(config, task, graph, library)
-    return fit if shapes is None else GraphFit(fit.misfit, {**fit.unchecked, "shapes": shapes})
+    return fit if shapes is None else GraphFit(fit.mismatch, {**fit.unchecked, "shapes": shapes})
 
 
 def task_fit(config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None) -> GraphFit:
     """Compare the outputs of a graph with those that its task needs. The arguments are those of `graph_fit`."""
-    if (reason := past_misfit(graph)) is not None:
+    if (reason := past_mismatch(graph)) is not None:
         return GraphFit(reason)
-    reason, unknown = output_misfit(config, task, graph, library)
+    reason, unknown = output_mismatch(config, task, graph, library)
     return GraphFit(reason, {} if unknown is None else {"outputs": unknown})
 
 
-def _model_misfit(
+def _model_mismatch(
     config: Mapping[str, Any],
     task: str | None,
     graph: Graph,
@@ -141,39 +141,39 @@ def _model_misfit(
             if config
             else "there is no config to compute them from"
         )
-        return _misfit(config, task, graph, None), why
+        return _mismatch(config, task, graph, None), why
     class_name = class_for_task(task, config, "transformers") if task is not None else None
     known = parameters() if parameters is not None else None
     likely = blueprint_of_parameters(config, class_name, known) if known is not None else None
-    if likely is not None and _misfit(config, task, graph, likely) is None:
+    if likely is not None and _mismatch(config, task, graph, likely) is None:
         return None, None
     kind = str(config.get("model_type"))
     if kind not in config_names() and _CONFIGS not in sys.modules:  # No code has added it.
-        return _misfit(config, task, graph, None), f"transformers has no model type {kind[:_SHOWN]}"
+        return _mismatch(config, task, graph, None), f"transformers has no model type {kind[:_SHOWN]}"
     from optimum_htp.fit.weightless import blueprint_of
 
     try:
         blueprint = blueprint_of(config, class_name)
     except ConfigLoadError as error:
-        return _misfit(config, task, graph, None), str(error)
-    return _misfit(config, task, graph, blueprint), None if blueprint.shapes else "the model has no weights"
+        return _mismatch(config, task, graph, None), str(error)
+    return _mismatch(config, task, graph, blueprint), None if blueprint.shapes else "the model has no weights"
 
 
-def _misfit(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint: Blueprint | None) -> str | None:
+def _mismatch(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint: Blueprint | None) -> str | None:
     """Compare a graph with a model; without its blueprint only with its config."""
     weights = [tensor for tensor in graph.tensors if len(_dims(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
-    if reason := _input_misfit(graph, weights, blueprint, config):
+    if reason := _input_mismatch(graph, weights, blueprint, config):
         return reason
-    if task in LABELLED_TASKS and (reason := label_misfit(config, graph.outputs)) is not None:
+    if task in LABELLED_TASKS and (reason := label_mismatch(config, graph.outputs)) is not None:
         return reason
     vocabulary = config.get("vocab_size")
     for rows in _looked_up_rows(graph):
         if isinstance(vocabulary, int) and rows != vocabulary:
             return f"the model has a vocabulary of {vocabulary}, but the graph's embedding has {rows} rows"
-    return _name_misfit(graph, blueprint) or _weight_misfit(weights, blueprint, config)
+    return _name_mismatch(graph, blueprint) or _weight_mismatch(weights, blueprint, config)
 
 
-def _input_misfit(
+def _input_mismatch(
     graph: Graph, weights: list[Initializer], blueprint: Blueprint | None, config: Mapping[str, Any]
 ) -> str | None:
     initial = {tensor.name for tensor in graph.initializers}  # In IR version 3, they are inputs too.
@@ -203,7 +203,7 @@ def _input_misfit(
     return None
 
 
-def _name_misfit(graph: Graph, blueprint: Blueprint | None) -> str | None:
+def _name_mismatch(graph: Graph, blueprint: Blueprint | None) -> str | None:
     """Compare the names of weights if the exporter kept them, also after the name of an outer model."""
     if blueprint is None:
         return None
@@ -228,7 +228,7 @@ def _endings(name: str) -> tuple[str, ...]:
     return tuple(".".join(atoms[start:]) for start in range(min(3, max(1, len(atoms) - 2))))
 
 
-def _weight_misfit(weights: list[Initializer], blueprint: Blueprint | None, config: Mapping[str, Any]) -> str | None:
+def _weight_mismatch(weights: list[Initializer], blueprint: Blueprint | None, config: Mapping[str, Any]) -> str | None:
     if not weights:
         return "the graph has no weights"
     if blueprint is None or not blueprint.shapes:

@@ -17,7 +17,7 @@ from optimum_htp.libraries.source_constants import constants, module_file
 from optimum_htp.libraries.tasks import WITH_PAST, model_type_of
 from optimum_htp.onnxfile import Graph
 
-__all__ = ["output_misfit", "past_misfit"]
+__all__ = ["output_mismatch", "past_mismatch"]
 
 _EXPORTER: Final = "optimum.exporters.onnx.base"
 _FEATURES: Final = "feature-extraction"
@@ -55,7 +55,7 @@ _PARTS_OF_PIPELINES: Final = (
 _UNBUILT: Final = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, OSError)
 
 
-def past_misfit(graph: Graph) -> str | None:
+def past_mismatch(graph: Graph) -> str | None:
     """Return how the past key values in inputs and outputs of a graph differ; None if they match."""
     taken = [name for name in _taken(graph) if name.startswith(_PAST) and "encoder" not in name]
     given = [spec.name for spec in graph.outputs if _PRESENT.match(spec.name) and "encoder" not in spec.name]
@@ -64,7 +64,7 @@ def past_misfit(graph: Graph) -> str | None:
     return None
 
 
-def output_misfit(
+def output_mismatch(
     config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None
 ) -> tuple[str | None, str | None]:
     """Return the needed output that a graph lacks; and why this cannot be checked, if so.
@@ -77,7 +77,7 @@ def output_misfit(
     """
     given = {spec.name for spec in graph.outputs}
     if library == "diffusers":
-        return _pipeline_misfit({*_taken(graph)}, given)
+        return _pipeline_mismatch({*_taken(graph)}, given)
     if task is None:
         return None, "the task is unknown"
     task = task.removesuffix(WITH_PAST)
@@ -101,7 +101,7 @@ def output_misfit(
     return f"{task} needs the output {', '.join(missing)}, but the graph has {_listed(given)}", None
 
 
-def _pipeline_misfit(taken: Collection[str], given: Collection[str]) -> tuple[str | None, str | None]:
+def _pipeline_mismatch(taken: Collection[str], given: Collection[str]) -> tuple[str | None, str | None]:
     for name, wanted in _PARTS_OF_PIPELINES:
         if name in taken:
             if any(output in given for output in wanted):

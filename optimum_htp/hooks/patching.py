@@ -77,7 +77,7 @@ class Call:
 
     @property
     def subject(self) -> Any:
-        """The first argument after the class or instance, whatever its name."""
+        """The first argument after the class or instance, with any name."""
         return self.get(self._function.subject)
 
     def default(self, name: str) -> Any:

@@ -157,9 +157,9 @@ class OnnxRepo:
         data = []
         for name in dict.fromkeys(names):
             if (folder / name).is_file():
-                beside = PurePosixPath(name).parent
+                onnx_folder = PurePosixPath(name).parent
                 data += [
-                    (beside / location).as_posix()
+                    (onnx_folder / location).as_posix()
                     for location in external_files(folder / name)
                     if is_contained(location)
                 ]

@@ -13,7 +13,7 @@ from typing import Any, Final
 from optimum_htp.errors import OptimumHTPError
 from optimum_htp.onnxfile import TensorSpec
 
-__all__ = ["InputSizeError", "MOST", "fitting_sizes", "refuse_misfits", "with_fixed_shapes"]
+__all__ = ["InputSizeError", "MOST", "fitting_sizes", "refuse_mismatches", "with_fixed_shapes"]
 
 MOST: Final = 1 << 30
 """Maximum number of elements of an input."""
@@ -108,7 +108,7 @@ def with_fixed_shapes(made: Mapping[str, Any], inputs: Iterable[TensorSpec]) -> 
     return fitted
 
 
-def refuse_misfits(shapes: Shapes, inputs: Iterable[TensorSpec]) -> None:
+def refuse_mismatches(shapes: Shapes, inputs: Iterable[TensorSpec]) -> None:
     """Reject inputs that a graph does not accept.
 
     Raises:

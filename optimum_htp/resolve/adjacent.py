@@ -13,7 +13,7 @@ from optimum_htp.libraries.preprocessors import EXTRACTORS, KINDS
 from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.resolve.config_fit import misfit
+from optimum_htp.resolve.config_fit import mismatch
 
 __all__ = ["PIPELINE", "PREPROCESSORS", "AdjacentSearch", "lies_in"]
 
@@ -92,7 +92,7 @@ def _has_own_config(folder: Path, asked: AdjacentSearch, *, needed: bool) -> boo
     if asked.revision is not None and record.model_type == "hub":
         return False
     content = read_json(adjacent)
-    reason = misfit(content, record, path) if isinstance(content, dict) else "it is not a JSON object"
+    reason = mismatch(content, record, path) if isinstance(content, dict) else "it is not a JSON object"
     if reason is not None and record.model_type == "local" and needed:
         raise ConfigLoadError(
             f"{adjacent} is not the config of {path.name}: {reason}. Copy the right config there, or pass config=."

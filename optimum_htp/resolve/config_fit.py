@@ -11,7 +11,7 @@ from optimum_htp.libraries.tasks import architectures, model_type_of
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec, read_signature
 
-__all__ = ["LABELLED_TASKS", "label_misfit", "misfit"]
+__all__ = ["LABELLED_TASKS", "label_mismatch", "mismatch"]
 
 _LOGITS: Final = "logits"
 # The tasks whose logits have one value per label in the last dimension.
@@ -25,7 +25,7 @@ LABELLED_TASKS: Final = (
 _DEFAULT_LABELS: Final = 2  # The default in transformers' PretrainedConfig.
 
 
-def misfit(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> str | None:
+def mismatch(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> str | None:
     """Return why a config cannot belong to a stamped ONNX file; None if there is no contradiction.
 
     Args:
@@ -40,10 +40,10 @@ def misfit(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> s
             return f"it is for a {model_type or None} model, but the file is a {model_class}"
     if metadata.task not in LABELLED_TASKS:
         return None
-    return label_misfit(config, read_signature(path)[1])
+    return label_mismatch(config, read_signature(path)[1])
 
 
-def label_misfit(config: Mapping[str, Any], outputs: tuple[TensorSpec, ...]) -> str | None:
+def label_mismatch(config: Mapping[str, Any], outputs: tuple[TensorSpec, ...]) -> str | None:
     """Return how the number of labels differs between a config and the logits of a graph; None if it does not."""
     for output in outputs:
         if output.name == _LOGITS and output.shape and isinstance(output.shape[-1], int):

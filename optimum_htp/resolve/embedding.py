@@ -96,10 +96,10 @@ def embeddable(folder: Path, names: Iterable[str], library: str | None, what: st
     if what == CONFIG_ONLY:
         depth = 1 if library == "diffusers" else 0
         return tuple(n for n in found if PurePosixPath(n).name in _CONFIGS and n.count("/") <= depth)
-    needless = {
+    unneeded = {
         name for home in {str(PurePosixPath(name).parent) for name in found} for name in _needless(folder, home, found)
     }
-    return tuple(name for name in found if name not in needless)
+    return tuple(name for name in found if name not in unneeded)
 
 
 def embedding_of(

@@ -19,7 +19,7 @@ from optimum_htp import plugins
 from optimum_htp.errors import (
     EmbeddedFilesError,
     FileChangedError,
-    MisfitError,
+    MismatchError,
     MissingSiblingError,
     OnnxWriteError,
     OptimumHTPError,
@@ -34,7 +34,7 @@ from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.resolve.config_fit import misfit
+from optimum_htp.resolve.config_fit import mismatch
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.resolve.embedding import Embedding, embedding_of
 from optimum_htp.resolve.export_manifest import manifest_of
@@ -124,7 +124,7 @@ def embed_files(
 
     Raises:
         EmbeddedFilesError: The file has no record, there are no files to embed, or they exceed the limits for reading.
-        MisfitError: The config in the folder belongs to another model, or a file differs from the commit in the
+        MismatchError: The config in the folder belongs to another model, or a file differs from the commit in the
             record. If the Hub has no digests, there is a warning.
         FileChangedError: A file was replaced meanwhile. It is unchanged.
         MissingSiblingError: The file of the model that contains the embedded files is missing.
@@ -248,8 +248,8 @@ def _source(
     if not folder.is_dir():
         raise EmbeddedFilesError(f"{folder} is not a folder. Name the folder that contains the model's config.json.")
     content = read_json(folder / CONFIG)
-    if isinstance(content, dict) and (reason := misfit(content, record, path)) is not None:
-        raise MisfitError(f"{folder / CONFIG} is not the config of {path}: {reason}. Name the folder of its model.")
+    if isinstance(content, dict) and (reason := mismatch(content, record, path)) is not None:
+        raise MismatchError(f"{folder / CONFIG} is not the config of {path}: {reason}. Name the folder of its model.")
     return folder, tuple(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
 
 
@@ -259,7 +259,7 @@ def _check_commits(
     """Reject files that differ from the commit in the record, because loaders would use them as the commit's files.
 
     Raises:
-        MisfitError: Some files differ. If the Hub has no digests, there is a warning instead.
+        MismatchError: Some files differ. If the Hub has no digests, there is a warning instead.
     """
     digests: Mapping[str, FileDigest] | None = None
     reason: object
@@ -274,7 +274,7 @@ def _check_commits(
         return
     names = differing({name: (folder / name).read_bytes() for name in embedded}, digests)
     if names:
-        raise MisfitError(
+        raise MismatchError(
             f"{', '.join(names)} in {folder} {'differs' if len(names) == 1 else 'differ'} from {record.source}, the "
             f"commit in the record of {path}. Nothing was written. Leave out --from to embed the commit's files, or "
             f"stamp the file with the model in the folder: `optimum-cli htp inject {path} --model {folder}`."

@@ -23,9 +23,9 @@ from optimum_htp.errors import (
     HubUnreachableError,
     InvalidModelReferenceError,
     MetadataError,
-    MisfitError,
+    MismatchError,
 )
-from optimum_htp.fit.graphs import graph_misfit
+from optimum_htp.fit.graphs import graph_mismatch
 from optimum_htp.fit.parameters import Parameters, parameters_of
 from optimum_htp.hierarchy.traces import warn_of_traces
 from optimum_htp.hubs.base import HubAccess, RepoInfo
@@ -113,17 +113,17 @@ class Injection:
 
         Raises:
             InvalidOnnxFileError: The file is not an ONNX model.
-            MisfitError: The file is not an export of this model.
+            MismatchError: The file is not an export of this model.
         """
         checkpoint = self.checkpoint
         if task is not None:
             check_task(task)
         graph = read_graph(path)
         task = canonical_task(task) if task else self._infer_task(graph, path)
-        reason = graph_misfit(checkpoint.config, task, graph, checkpoint.library, self._parameters)
+        reason = graph_mismatch(checkpoint.config, task, graph, checkpoint.library, self._parameters)
         if reason is not None and not force:
             reason = f"{path} does not match {self._name}: {reason}"
-            raise MisfitError(f"{reason}. Name the right model, or pass --force.")
+            raise MismatchError(f"{reason}. Name the right model, or pass --force.")
         if path not in self.seen:  # A file may be checked for several tasks.
             self.seen.add(path)
             warn_of_traces(path, graph)
@@ -262,7 +262,7 @@ def inject_hub_metadata(
     Raises:
         InvalidOnnxFileError: The file is not an ONNX model.
         FileChangedError: The file was replaced meanwhile. Nothing was written.
-        MisfitError: The file is not an export of this model.
+        MismatchError: The file is not an export of this model.
         HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
     """
     check_choice(embed)
@@ -306,15 +306,15 @@ def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, 
     Raises:
         InvalidModelReferenceError: The mapping is not a result of `is_hub_model`.
         ExportError: The task is unknown.
-        MisfitError: The graph is not an export of such a model.
+        MismatchError: The graph is not an export of such a model.
     """
     graph, commit = read_graph(path), str(known.get("sha"))
     tag = known.get("pipeline_tag")
     task = task or task_of_graph(graph, path) or (str(tag) if tag and is_task(str(tag)) else None)
     if task is None or not is_task(task):
         raise ExportError(f"The task of {path} cannot be inferred without the model's config. Pass task=.")
-    if not force and (reason := graph_misfit({}, task, graph)) is not None:
-        raise MisfitError(f"{path} does not match {known.get('model_id')}: {reason}.")
+    if not force and (reason := graph_mismatch({}, task, graph)) is not None:
+        raise MismatchError(f"{path} does not match {known.get('model_id')}: {reason}.")
     warn_of_traces(path, graph)
     facts: dict[str, Any] = {
         "pipeline_tag": tag,

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import HFHubIntegrationError, MetadataError, MisfitError
-from optimum_htp.fit.graphs import graph_misfit
+from optimum_htp.errors import HFHubIntegrationError, MetadataError, MismatchError
+from optimum_htp.fit.graphs import graph_mismatch
 from optimum_htp.fit.weightless import tree_of_checkpoint
 from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree, keep_exact
 from optimum_htp.hierarchy.parts import part_fit, part_tree, scopes_of
@@ -80,7 +80,7 @@ class Tagger:
 
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
-            MisfitError: The file is not an export of the model, was not made from the original, or contains no name
+            MismatchError: The file is not an export of the model, was not made from the original, or contains no name
                 of a module.
             HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
         """
@@ -132,9 +132,9 @@ class Tagger:
             graph = without_prefix(graph, lambda candidate: part_fit(candidate, whole))
         if self._model is not None and not self._force:
             checkpoint = self._checkpoint(self._model, self._revision)
-            reason = graph_misfit(checkpoint.config, _task_of(header), graph, checkpoint.library)
+            reason = graph_mismatch(checkpoint.config, _task_of(header), graph, checkpoint.library)
             if reason is not None:
-                raise MisfitError(
+                raise MismatchError(
                     f"{path} does not match {self._model}: {reason}. Nothing was written. Name the right model, or "
                     "pass --force."
                 )
@@ -143,7 +143,7 @@ class Tagger:
         if graph.nodes and not any(assignment.modules) and (self._model is None or len(tree.classes) > 1):
             whose = f" of {self._model}" if self._model is not None else ""
             name = graph.nodes[0].name or graph.nodes[0].op_type
-            raise MisfitError(
+            raise MismatchError(
                 f"None of the {len(graph.nodes)} nodes has a name that contains a module{whose}; an example is "
                 f"{name[:_SHOWN]!r}. Nothing was written. Name the file that it was made from with --from, or export "
                 "the model again: only PyTorch 1.13 and newer write module names into nodes."
@@ -165,7 +165,7 @@ class Tagger:
         graph = without_prefix(graph, lambda candidate: shared_values(original, candidate))
         share = shared_values(original, graph)
         if share < _RELATED and not self._force:
-            raise MisfitError(
+            raise MismatchError(
                 f"{path} does not seem to be made from {self._original}: they share the names of only {share:.0%} of "
                 "the values. Nothing was written. Name the right file, or pass --force."
             )

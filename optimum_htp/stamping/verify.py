@@ -36,7 +36,7 @@ from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
-from optimum_htp.resolve.config_fit import misfit
+from optimum_htp.resolve.config_fit import mismatch
 from optimum_htp.resolve.order import MIRROR, asks
 from optimum_htp.stamping.embed import files_of_model
 from optimum_htp.stamping.embedded_check import check_embedded
@@ -49,7 +49,7 @@ class Status(Enum):
 
     OK = 0
     INVALID = 1
-    MISFIT = 3
+    MISMATCH = 3
     UNREACHABLE = 4
 
 
@@ -175,7 +175,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
         lambda: parameters_of(folder, files, access, commit),
         checks,
     )
-    return Verdict(Status.MISFIT, changed, record) if changed and verdict.status is Status.OK else verdict
+    return Verdict(Status.MISMATCH, changed, record) if changed and verdict.status is Status.OK else verdict
 
 
 def _asked(hub: Hub, record: ExportMetadata, access: HubAccess) -> tuple[RepoInfo | None, tuple[str, ...] | None]:
@@ -268,8 +268,8 @@ def _with_config(
         checks.note("config", "the parts of a pipeline have their own configs")
         return _with_graph(path, record, {}, success, None, checks)
     if record.submodule is None:
-        if (reason := misfit(config, record, path)) is not None:
-            return Verdict(Status.MISFIT, f"The config of {record.source} does not match: {reason}.", record)
+        if (reason := mismatch(config, record, path)) is not None:
+            return Verdict(Status.MISMATCH, f"The config of {record.source} does not match: {reason}.", record)
         checks.note("config", None)
     return _with_graph(path, record, config, success, parameters, checks)
 
@@ -297,8 +297,8 @@ def _with_graph(
             fit = task_fit(config, record.task, graph, library)
     except OptimumHTPError as error:
         return Verdict(Status.INVALID, str(error), record)
-    if fit.misfit is not None:
-        return Verdict(Status.MISFIT, f"The config of {record.source} does not match: {fit.misfit}.", record)
+    if fit.mismatch is not None:
+        return Verdict(Status.MISMATCH, f"The config of {record.source} does not match: {fit.mismatch}.", record)
     for what in ("outputs", "shapes"):
         if what not in checks.left_out:
             checks.note(what, fit.unchecked.get(what))

@@ -14,8 +14,8 @@ import transformers
 from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp import HTPExporter, inject_hub_metadata, is_hub_model, verify_metadata
-from optimum_htp.errors import ExportError, HubUnreachableError, InvalidModelReferenceError, MisfitError
-from optimum_htp.fit.graphs import graph_misfit
+from optimum_htp.errors import ExportError, HubUnreachableError, InvalidModelReferenceError, MismatchError
+from optimum_htp.fit.graphs import graph_mismatch
 from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile import read_graph, read_metadata, rewrite_model
 from optimum_htp.stamping.verify import Status
@@ -108,11 +108,11 @@ def test_foreign_graph_is_rejected_and_detected_after_force(stranger, zoo_export
     zoo_export("electra")
     path = stranger(tmp_path / "stranger.onnx")
     before = path.read_bytes()
-    with pytest.raises(MisfitError, match="does not match zoo/electra"):
+    with pytest.raises(MismatchError, match="does not match zoo/electra"):
         inject_hub_metadata(path, "zoo/electra")
     assert path.read_bytes() == before
     inject_hub_metadata(path, "zoo/electra", force=True, task="fill-mask")
-    assert verify_metadata(path).status is Status.MISFIT
+    assert verify_metadata(path).status is Status.MISMATCH
     if stranger is STRANGERS[0]:
         assert optimum_cli("htp", "verify", path, check=False).returncode == 3
 
@@ -122,7 +122,7 @@ def test_export_of_a_model_fits_it(name, zoo_export):
     export = zoo_export(name)
     config = json.loads((export.model / "config.json").read_text())
     for path in sorted(export.output.rglob("*.onnx")):
-        assert graph_misfit(config, ZOO[name].task, read_graph(path)) is None
+        assert graph_mismatch(config, ZOO[name].task, read_graph(path)) is None
 
 
 def test_exports_of_other_architectures_do_not_fit(zoo_export):
@@ -137,7 +137,7 @@ def test_exports_of_other_architectures_do_not_fit(zoo_export):
         (key, name)
         for name, config in configs.items()
         for key, graph in graphs.items()
-        if not key.startswith(f"{name}/") and graph_misfit(config, ZOO[name].task, graph) is None
+        if not key.startswith(f"{name}/") and graph_mismatch(config, ZOO[name].task, graph) is None
     ]
     assert fitting == []
 
@@ -146,11 +146,11 @@ def test_model_of_half_the_layers_does_not_fit(zoo_export):
     export = zoo_export("gpt2")
     config = json.loads((export.model / "config.json").read_text())
     graph = read_graph(export.output / "model.onnx")
-    assert "2 layers, but the model has 4" in graph_misfit({**config, "n_layer": 4}, ZOO["gpt2"].task, graph)
-    assert "2 layers, but the model has 1" in graph_misfit({**config, "n_layer": 1}, ZOO["gpt2"].task, graph)
+    assert "2 layers, but the model has 4" in graph_mismatch({**config, "n_layer": 4}, ZOO["gpt2"].task, graph)
+    assert "2 layers, but the model has 1" in graph_mismatch({**config, "n_layer": 1}, ZOO["gpt2"].task, graph)
     deep = json.loads((zoo_export("bert").model / "config.json").read_text()) | {"num_hidden_layers": 1}
     graph = read_graph(zoo_export("bert").output / "model.onnx")
-    assert "encoder.layer.1." in graph_misfit(deep, "fill-mask", graph)
+    assert "encoder.layer.1." in graph_mismatch(deep, "fill-mask", graph)
 
 
 @pytest.mark.parametrize("name", ["bert", "resnet"])
@@ -163,7 +163,7 @@ def test_renamed_inputs_are_accepted_if_the_weights_match(name, zoo_export, tmp_
         node.input[:] = [inputs.get(value, value) for value in node.input]
     onnx.save(model, tmp_path / "renamed.onnx")
     config = json.loads((zoo_export(name).model / "config.json").read_text())
-    assert graph_misfit(config, ZOO[name].task, read_graph(tmp_path / "renamed.onnx")) is None
+    assert graph_mismatch(config, ZOO[name].task, read_graph(tmp_path / "renamed.onnx")) is None
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "resnet", "t5"])
@@ -181,7 +181,7 @@ def test_quantised_optimised_and_half_precision_files_fit(name, zoo_export, tmp_
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         onnxruntime.InferenceSession(path, options)
         for made in ("quantized.onnx", "half.onnx", "optimized.onnx"):
-            assert graph_misfit(config, ZOO[name].task, read_graph(tmp_path / made)) is None, (path.name, made)
+            assert graph_mismatch(config, ZOO[name].task, read_graph(tmp_path / made)) is None, (path.name, made)
 
 
 @pytest.mark.parametrize("prefix", ["TF", "Flax", "No"])
@@ -202,7 +202,7 @@ def test_config_of_a_billion_layers_is_not_built(zoo_export):
     config = json.loads((export.model / "config.json").read_text())
     graph = read_graph(export.output / "model.onnx")
     for key in ("num_hidden_layers", "num_labels"):
-        graph_misfit({**config, key: 10**9}, "fill-mask", graph)
+        graph_mismatch({**config, key: 10**9}, "fill-mask", graph)
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_nothing_is_made_up_while_the_hub_is_away(known, plain, hub, tmp_path):
         inject_hub_metadata(plain, "zoo/electra", {**known, "pipeline_tag": None}, access=access)
     with pytest.raises(InvalidModelReferenceError, match="hf_hub_sha"):
         inject_hub_metadata(plain, "zoo/electra", {**known, "sha": "main"}, task="fill-mask", access=access)
-    with pytest.raises(MisfitError):
+    with pytest.raises(MismatchError):
         inject_hub_metadata(
             logistic_regression(tmp_path / "x.onnx"), "zoo/electra", known, task="fill-mask", access=access
         )
@@ -271,6 +271,6 @@ def test_model_of_inputs_of_any_kind_may_be_exported_for_one_kind(zoo_export, tm
     model.save_pretrained(tmp_path / "model")
     (path,) = HTPExporter().export(tmp_path / "model", tmp_path / "out", task="fill-mask").files
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert graph_misfit(config, "fill-mask", read_graph(path)) is None
+    assert graph_mismatch(config, "fill-mask", read_graph(path)) is None
     other = read_graph(zoo_export("bert").output / "model.onnx")
-    assert graph_misfit(config, "fill-mask", other) is not None
+    assert graph_mismatch(config, "fill-mask", other) is not None

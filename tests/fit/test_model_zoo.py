@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from optimum.onnxruntime import ORTModelForImageClassification
 
 from optimum_htp import HTPExporter, OptimumONNXModel, inject_hub_metadata, tag_file
-from optimum_htp.errors import ConfigFileNotFoundError, ConfigLoadError, InvalidModelReferenceError, MisfitError
+from optimum_htp.errors import ConfigFileNotFoundError, ConfigLoadError, InvalidModelReferenceError, MismatchError
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.resolve.remote_file import read_remote_header
@@ -108,11 +108,11 @@ def test_file_of_a_transformers_model_is_tagged_stamped_and_loads(bert, access):
 def test_names_that_lead_to_no_module_are_not_made_into_tags(network, published):
     published("bert")
     before = network.read_bytes()
-    with pytest.raises(MisfitError, match="None of the 5 nodes has a name that contains a module; an example is"):
+    with pytest.raises(MismatchError, match="None of the 5 nodes has a name that contains a module; an example is"):
         tag_file(network)
-    with pytest.raises(MisfitError, match="does not match tiny/bert: the model takes input_ids"):
+    with pytest.raises(MismatchError, match="does not match tiny/bert: the model takes input_ids"):
         tag_file(network, model="tiny/bert")
-    with pytest.raises(MisfitError, match="a module of tiny/bert"):
+    with pytest.raises(MismatchError, match="a module of tiny/bert"):
         tag_file(network, model="tiny/bert", force=True)
     assert network.read_bytes() == before
 
@@ -126,7 +126,7 @@ def test_model_without_an_original_on_the_hub_is_rejected(zoo, network, access, 
     ):
         with pytest.raises(ConfigFileNotFoundError, match=rf"^{repo_id} has no config\.json at .*--revision"):
             call()
-    with pytest.raises(MisfitError, match="the model takes input_ids, but the graph takes data"):
+    with pytest.raises(MismatchError, match="the model takes input_ids, but the graph takes data"):
         inject_hub_metadata(network, "tiny/bert", access=access)
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from optimum_htp import compare_models, inject_hub_metadata, tag_file
-from optimum_htp.errors import MisfitError
+from optimum_htp.errors import MismatchError
 from optimum_htp.hierarchy.capture import watched_exports
 from optimum_htp.hierarchy.rules import LAST_RESORTS, Rule
 from optimum_htp.hierarchy.summary import summarize
@@ -121,7 +121,7 @@ def test_file_of_another_model_is_refused(tagged, tmp_path):
     file.write_bytes(path.read_bytes())
     before = file.read_bytes()
     for named in ({"original": other}, {"model": other_model}):
-        with pytest.raises(MisfitError, match=r"model\.onnx does not seem .* pass --force\."):
+        with pytest.raises(MismatchError, match=r"model\.onnx does not seem .* pass --force\."):
             tag_file(file, **named)
     done = optimum_cli("htp", "tag", "--from", other, file, check=False)
     assert done.returncode == 1

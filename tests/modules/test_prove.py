@@ -226,7 +226,7 @@ def test_recorded_digests_detect_a_change_of_the_repos_file(zoo_export, hub, acc
     assert verify_metadata(plain_bert, access).status.name == "OK"
     repo.commits = {**repo.commits, repo.refs["main"]: {**files, "model.safetensors": b"other"}}
     verdict = verify_metadata(plain_bert, access)
-    assert verdict.status.name == "MISFIT"
+    assert verdict.status.name == "MISMATCH"
     assert "was replaced" in verdict.reason
 
 

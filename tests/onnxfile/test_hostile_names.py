@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from optimum_htp.errors import MetadataError, MisfitError
+from optimum_htp.errors import MetadataError, MismatchError
 from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.onnxfile import read_graph, read_header
@@ -204,7 +204,7 @@ def test_list_of_modules_is_searched_once_for_the_part_that_a_file_is(tmp_path):
     metadata = {"htp.modules": json.dumps({"": "Model", **names, **inner})}
     nodes = [identity(f"/q/z{index}/Id") for index in range(200)]
     start = time.process_time()
-    with pytest.raises(MisfitError):  # it may be any of them
+    with pytest.raises(MismatchError):  # it may be any of them
         Tagger().assignment(save(tmp_path / "m.onnx", nodes, metadata=metadata))
     assert time.process_time() - start < SECONDS
 

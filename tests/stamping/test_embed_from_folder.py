@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from optimum_htp import embed_files, inject_hub_metadata, verify_metadata
-from optimum_htp.errors import MisfitError
+from optimum_htp.errors import MismatchError
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.stamping.verify import Status
@@ -38,7 +38,7 @@ def test_files_that_are_not_the_commits_are_refused(stamped, folder, access, cha
     name = "tokenizer_config.json" if change == "other" else "preprocessor_config.json"
     (folder / name).write_text('{"model_max_length": 7}')
     before = stamped.read_bytes()
-    with pytest.raises(MisfitError, match=rf"^{name} in .* differs from tiny/bert@.* htp inject"):
+    with pytest.raises(MismatchError, match=rf"^{name} in .* differs from tiny/bert@.* htp inject"):
         embed_files(stamped, folder, access=access)
     assert stamped.read_bytes() == before
 

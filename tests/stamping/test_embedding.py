@@ -14,7 +14,7 @@ from optimum_htp.errors import (
     ChangedCacheError,
     EmbeddedFilesError,
     FileChangedError,
-    MisfitError,
+    MismatchError,
     OnnxWriteError,
 )
 from optimum_htp.metadata import read_record
@@ -78,7 +78,7 @@ def test_unembed_replaces_no_other_file(bert, tmp_path):
 
 
 def test_embed_rejects_files_of_another_model(bert, plain_bert, model_folder, tmp_path):
-    with pytest.raises(MisfitError, match="for a t5 model"):
+    with pytest.raises(MismatchError, match="for a t5 model"):
         embed_files(bert, model_folder("t5"))
     with pytest.raises(EmbeddedFilesError, match="htp inject"):
         embed_files(plain_bert, model_folder("bert"))

@@ -16,7 +16,7 @@ from optimum_htp import inject_hub_metadata, is_hub_model, strip_metadata
 from optimum_htp.errors import (
     ExportError,
     InvalidOnnxFileError,
-    MisfitError,
+    MismatchError,
     ModelNotFoundError,
 )
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
@@ -78,7 +78,7 @@ def test_file_of_a_clearly_different_model_is_rejected(plain_bert, hub, publishe
     words = {**config, "vocab_size": config["vocab_size"] + 1}
     hub.add("tiny/more-words", {**files, "config.json": json.dumps(words).encode()}, pipeline_tag=repo.pipeline_tag)
     before = plain_bert.read_bytes()
-    with pytest.raises(MisfitError, match=reason):
+    with pytest.raises(MismatchError, match=reason):
         inject_hub_metadata(plain_bert, model, access=access)
     assert plain_bert.read_bytes() == before
     assert inject_hub_metadata(plain_bert, model, force=True, access=access).hub_id == model
@@ -100,7 +100,7 @@ def test_quantised_embedding_is_compared_too(hub, published, access, tmp_path):
         [table, scale],
     )
     onnx.save(helper.make_model(graph), tmp_path / "q.onnx")
-    with pytest.raises(MisfitError, match="30522 rows"):
+    with pytest.raises(MismatchError, match="30522 rows"):
         inject_hub_metadata(tmp_path / "q.onnx", "tiny/bert", access=access)
 
 

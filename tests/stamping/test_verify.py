@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from optimum_htp import extract_module, inject_hub_metadata, verify_metadata
-from optimum_htp.errors import MisfitError
+from optimum_htp.errors import MismatchError
 from optimum_htp.fit.graphs import task_fit
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_graph, read_metadata, rewrite_model
@@ -95,9 +95,9 @@ def test_graph_without_an_output_that_its_task_needs_does_not_fit(exported, name
         record = read_record(path)
         cut = Path(shutil.copytree(folder, tmp_path / path.stem)) / path.name
         without_outputs(cut, cut, missing)
-        assert verify_metadata(cut).status is Status.MISFIT, path
+        assert verify_metadata(cut).status is Status.MISMATCH, path
         with pytest.raises(
-            MisfitError, match="past key values" if "present" in missing else "needs the output logits"
+            MismatchError, match="past key values" if "present" in missing else "needs the output logits"
         ):
             inject_hub_metadata(cut, f"{record.hub_id}@{record.hub_sha}", task=record.task, access=access)
         inject_hub_metadata(cut, record.hub_id, task=record.task, access=access, force=True)
@@ -110,13 +110,13 @@ def test_graph_that_takes_fewer_past_values_than_it_gives_does_not_fit(exported,
     for node in model.graph.node:
         node.input[:] = ["other" if name == "past_key_values.0.key" else name for name in node.input]
     onnx.save(model, tmp_path / "model.onnx")
-    assert verify_metadata(tmp_path / "model.onnx").status is Status.MISFIT
+    assert verify_metadata(tmp_path / "model.onnx").status is Status.MISMATCH
 
 
 @pytest.mark.parametrize("name", ["minilm", "bert", "vit", "wav2vec2", "t5"])
 def test_graph_with_other_output_names_does_not_fit(exported, name, tmp_path):
     for path in Path(shutil.copytree(exported(name), tmp_path / "renamed")).glob("*.onnx"):
-        assert verify_metadata(without_outputs(path, path, "")).status is Status.MISFIT, path
+        assert verify_metadata(without_outputs(path, path, "")).status is Status.MISMATCH, path
 
 
 def test_answers_need_both_ends(tmp_path):
@@ -131,8 +131,8 @@ def test_answers_need_both_ends(tmp_path):
         onnx.save(onnx.helper.make_model(graph), tmp_path / "answers.onnx")
         for config in ({"model_type": "bert"}, {"model_type": "distilbert"}, {"model_type": "unknown"}, {}):
             fit = task_fit(config, "question-answering", read_graph(tmp_path / "answers.onnx"), None)
-            assert (fit.misfit is None) == fits
-            assert fits or "needs the output" in fit.misfit
+            assert (fit.mismatch is None) == fits
+            assert fits or "needs the output" in fit.mismatch
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_outputs_of_each_kind_of_model_are_known(library, config, task, taken, g
     outputs = [value(name, onnx.TensorProto.FLOAT, ["batch"]) for name in given]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", inputs, outputs)), tmp_path / "g.onnx")
     fit = task_fit(config, task, read_graph(tmp_path / "g.onnx"), library)
-    assert (fit.misfit is None, set(fit.unchecked)) == (fits is not False, {"outputs"} if fits is None else set())
+    assert (fit.mismatch is None, set(fit.unchecked)) == (fits is not False, {"outputs"} if fits is None else set())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from optimum_htp import inject_hub_metadata, verify_metadata
 from optimum_htp.caching import forget
 from optimum_htp.fit.blueprint import blueprint_of_parameters
-from optimum_htp.fit.graphs import _misfit
+from optimum_htp.fit.graphs import _mismatch
 from optimum_htp.fit.parameters import parameters_of
 from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.onnxfile import read_graph
@@ -69,7 +69,7 @@ def test_headers_of_weights_distinguish_models(zoo_export, access):
         shapes = parameters_of(folder, (), access, None)
         blueprint = blueprint_of_parameters(config, class_for_task(ZOO[name].task, config, "transformers"), shapes)
         fitting = {
-            key[0] for key, graph in graphs.items() if _misfit(config, ZOO[name].task, graph, blueprint) is None
+            key[0] for key, graph in graphs.items() if _mismatch(config, ZOO[name].task, graph, blueprint) is None
         }
         assert fitting == {name}
 

@@ -174,8 +174,8 @@ class ClusterExecutor(Executor):
             )
         if isinstance(error, (ImportError, AttributeError)):
             return JobError(
-                f"A worker cannot run the export: {error}. Install the same packages there: "
-                f"`pip install optimum-htp=={__version__}`."
+                f"A worker cannot run the export: {error}. Install the same packages there: `pip install "
+                f"optimum-htp=={__version__}`."
             )
         if isinstance(error, CancelledError) or self._client.status != "running":
             return JobLostError(f"The scheduler at {self._address} is lost. Start it, and run the batch again.")

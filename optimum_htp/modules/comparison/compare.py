@@ -1,4 +1,4 @@
-"""Comparing two models module by module: structure, weights, and what leaves each module on the same inputs."""
+"""Compares structure, weights, and output values of two models, module by module, on the same inputs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ __all__ = ["ATOL", "RTOL", "compare_models"]
 
 ATOL: Final = 1e-4
 RTOL: Final = 1e-3
-_BUDGET: Final = 1 << 27  # bytes of values that are in memory at a time, on each side
-_FIRST: Final = 8  # modules of which nothing is known yet
+_BUDGET: Final = 1 << 27  # Bytes of values in memory at a time, on each side.
+_FIRST: Final = 8  # Modules in the first batch, whose sizes are unknown.
 
 Progress = Callable[[int, int], object]
 
@@ -62,26 +62,25 @@ def compare_models(
 
     Args:
         one: A tagged ONNX file.
-        other: An ONNX file of the same model: another export, optimised, quantised or changed. It needs no tags: its
-            values have names that the first one's have.
-        pytorch: Compare with the model of the file's commit, in PyTorch, in place of `other`.
-        inputs: Arrays by name, or an `.npz` file of them; None for inputs that are made.
-        atol: The absolute part of what may differ: `atol + rtol * |expected|`, for each element.
-        rtol: The relative part.
-        progress: Called with how many modules are done, and how many there are.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        other: Another ONNX file of the same model, for example quantized. It needs no tags.
+        pytorch: Whether to compare with the PyTorch model of the file's commit, in place of `other`.
+        inputs: Arrays by name, or an `.npz` file of them; None for generated inputs.
+        atol: The absolute tolerance in `atol + rtol * |expected|`, for each element.
+        rtol: The relative tolerance.
+        progress: Called with the number of finished modules and the total number.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
         trust_remote_code: Whether code of the model's repo may run.
 
     Raises:
         MetadataError: The first file has no tags.
         FileChangedError: A file or its data was replaced meanwhile.
-        ComparisonError: One of both does not run, or they have no value in common.
-        HFHubIntegrationError: The model cannot be had; the subclass says why.
+        ComparisonError: A model does not run, or they have no values in common.
+        HFHubIntegrationError: The model cannot be downloaded; the subclass gives the reason.
     """
     if (other is None) == (not pytorch):
-        raise ArgumentError("Compare with another file, or with pytorch: give one of them.")
+        raise ArgumentError("Pass either another file or pytorch=True (--pytorch).")
     if not (atol >= 0 and rtol >= 0):
-        raise ArgumentError(f"Tolerances are 0 or more, not {atol} and {rtol}.")
+        raise ArgumentError(f"Tolerances must be 0 or more, not {atol} and {rtol}.")
     with unchanged(*(one,) if other is None else (one, other)):
         first = _File.opened(Path(one))
         refuse_random(first.path, first.graph, first.assignment.modules)
@@ -97,7 +96,7 @@ def compare_models(
     _note_added(modules, first.leaving)
     comparison = Comparison(os.fspath(one), name, atol, rtol, tuple(modules.values()))
     if not comparison.compared:
-        raise ComparisonError(f"{one} and {name} have no value in common that could be compared.")
+        raise ComparisonError(f"{one} and {name} have no common values to compare.")
     return comparison
 
 
@@ -106,7 +105,7 @@ class _File:
     """A tagged file.
 
     Attributes:
-        leaving: What leaves its modules.
+        leaving: The output values of its modules.
     """
 
     path: Path
@@ -174,23 +173,27 @@ def _with_file(
 
 
 def _against(value: str, expected: Any, found: Any | None, atol: float, rtol: float) -> ValueComparison:
-    """Return how near the other file's value of a name is; one that is no such array is beyond any tolerance."""
+    """Return the comparison with the other file's value. A value of another kind exceeds any tolerance."""
     if found is None:
-        return ValueComparison(value, incomparable(expected.size), problem="is of another type in the other")
+        return ValueComparison(value, incomparable(expected.size), problem="has another type in the other file")
     if found.size != expected.size:
         shapes = ["x".join(map(str, array.shape)) or "a number" for array in (expected, found)]
-        return ValueComparison(value, incomparable(expected.size), problem=f"is {shapes[0]}, {shapes[1]} in the other")
+        return ValueComparison(
+            value, incomparable(expected.size), problem=f"has the shape {shapes[0]}, but {shapes[1]} in the other file"
+        )
     return ValueComparison(value, distance(found, expected, atol, rtol))
 
 
 def _note_missing_outputs(modules: dict[str, ModuleComparison], first: _File, others: Collection[str]) -> None:
-    """Note the outputs that the other file does not give, in each module that they leave."""
+    """Add the outputs that the other file lacks to the modules whose outputs they are."""
     for output in (spec.name for spec in first.graph.outputs if spec.name not in others):
         left = [name for name, values in first.leaving.values.items() if output in values] or [ROOT]
         for name in left:
             module = modules.setdefault(name, ModuleComparison(name, first.assignment.tree.classes.get(name, "")))
             module.values = [value for value in module.values if value.name != output]
-            module.values.append(ValueComparison(output, incomparable(1), problem="is no output of the other"))
+            module.values.append(
+                ValueComparison(output, incomparable(1), problem="is not an output of the other file")
+            )
 
 
 def _with_torch(
@@ -222,7 +225,7 @@ def _with_torch(
         for name in batch:
             others = {gone: expected.get(gone, []) for gone in vanished.get(parent_of(name), ())}
             arrays = {value: found[value] for value in leaving[name] if value in found}
-            # Experts take their tokens in the order of a sort that leaves open which of two equals is first.
+            # Experts get their tokens in the order of a sort in which equal values have no fixed order.
             apart = distance_of_rows if EXPERTS in parent_of(name).split(".") else distance
             modules[name].values += _matched(
                 arrays, expected.get(name, []), others, functools.partial(apart, atol=atol, rtol=rtol)
@@ -237,13 +240,13 @@ def _matched(
     others: Mapping[str, Sequence[Any]],
     apart: Callable[[Any, Any], Distance],
 ) -> Iterator[ValueComparison]:
-    """Yield what leaves the file's module with the nearest that PyTorch's returns, each once.
+    """Yield pairs of an output value of the file's module and the nearest one of PyTorch's, each used once.
 
     Args:
-        found: The file's.
-        expected: PyTorch's.
-        others: What modules beside it return that the file does not have: a batch norm may be folded into this one.
-        apart: Returns how far two arrays of one shape are from each other.
+        found: Values of the file.
+        expected: Values of PyTorch.
+        others: Values of other modules that the file does not have: a batch norm may be folded into this module.
+        apart: Returns the distance of two arrays of one shape.
     """
     pairs = sorted(
         (
@@ -256,10 +259,10 @@ def _matched(
     )
     tensors: set[int] = set()
     values: set[str] = set()
-    for exceeded, _, at, value, near in pairs:  # the nearest first; a model may also return what it was given
+    for exceeded, _, at, value, near in pairs:  # The nearest pairs first. A model may also return its inputs.
         if at in tensors or value in values:
             continue
-        # T5 returns a bias of zeros: in a graph for one row what has its shape is that bias with the mask.
+        # T5 returns a bias of zeros. In a graph for one row, the value of its shape is that bias with the mask.
         if exceeded and (tensor := expected[at]).size > 1 and (tensor == tensor.flat[0]).all():
             continue
         tensors.add(at)
@@ -271,7 +274,7 @@ def _matched(
 def _folded(
     array: Any, others: Mapping[str, Sequence[Any]], apart: Callable[[Any, Any], Distance]
 ) -> tuple[Distance, str | None] | None:
-    """Return the module beside one whose value is the one's, and how near; None where there is none."""
+    """Return the distance to the nearest value of other modules, and that module; None if there is none."""
     for module, tensors in others.items():
         for tensor in tensors:
             if tensor.shape == array.shape and not (near := apart(array, tensor)).exceeded:
@@ -280,13 +283,13 @@ def _folded(
 
 
 class _Batch(list[str]):
-    """Modules that are compared at a time; `used` is to say how many bytes their values took."""
+    """Modules that are compared together; the caller sets `used` to the bytes of their values."""
 
     used = 0
 
 
 def _batches(names: Sequence[str], progress: Progress | None) -> Iterator[_Batch]:
-    """Yield the modules in batches whose values, going by those before, fit the budget."""
+    """Yield the modules in batches whose values, estimated from earlier batches, fit the budget."""
     start, count = 0, _FIRST
     while start < len(names):
         batch = _Batch(names[start : start + count])
@@ -299,7 +302,7 @@ def _batches(names: Sequence[str], progress: Progress | None) -> Iterator[_Batch
 
 
 def _modules_of(path: Path, graph: Graph, first: _File) -> tuple[str, ...]:
-    """Return the modules of another file's nodes: as its tags say, else as the values' names do."""
+    """Return the modules of another file's nodes, from its tags or from the values' names."""
     tagged = tagged_assignment(read_header(path), graph)
     if tagged is not None and all(MODULE in node.metadata for node in graph.nodes):
         return tagged.modules
@@ -315,7 +318,7 @@ def _note_structure(modules: dict[str, ModuleComparison], first: _File, graph: G
     for nodes, homes in ((first.graph.nodes, first.assignment.modules), (graph.nodes, theirs)):
         found: dict[str, Counter[str]] = defaultdict(Counter)
         for node, home in zip(nodes, homes, strict=True):
-            if node.op_type != "Constant":  # exporters write the same constants as nodes or as initializers
+            if node.op_type != "Constant":  # Exporters write the same constants as nodes or as initializers.
                 found[home][node.op_type] += 1
         counts.append(found)
     ours, others = counts
@@ -336,7 +339,7 @@ def _note_weights(modules: dict[str, ModuleComparison], found: Mapping[str, Sequ
 
 
 def _note_added(modules: Mapping[str, ModuleComparison], leaving: Leaving) -> None:
-    """Note for each innermost module how much more what leaves it differs than what enters it."""
+    """Set for each innermost module the increase of the difference from its inputs to its outputs."""
     norms = {value.name: value.distance.norm for module in modules.values() for value in module.values}
     holders = {parent_of(name) for name in leaving.values if name != ROOT}
     while new := {parent_of(name) for name in holders if name} - holders:

@@ -1,4 +1,4 @@
-"""Inner values of an ONNX file: the model with more outputs, which ONNX Runtime runs, a few asked for at a time."""
+"""Inner values of an ONNX file: the model gets more outputs, and ONNX Runtime computes a few of them at a time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
 
 __all__ = ["OnnxValues", "refuse_random"]
 
-_GRAPH: Final = 7  # in ModelProto
-_OUTPUT: Final = 12  # in GraphProto
-_NAME: Final = 1  # in ValueInfoProto
+_GRAPH: Final = 7  # Field of ModelProto.
+_OUTPUT: Final = 12  # Field of GraphProto.
+_NAME: Final = 1  # Field of ValueInfoProto.
 
 
 class OnnxValues:
@@ -24,19 +24,19 @@ class OnnxValues:
 
     Args:
         path: The file.
-        feeds: Its inputs, by name; more than it takes are left aside.
-        wanted: Inner values that will be asked for.
+        feeds: Its inputs, by name; unknown ones are ignored.
+        wanted: Inner values that will be requested.
         known: Its own outputs.
 
     Raises:
-        ComparisonError: ONNX Runtime does not take the file, or inputs are missing.
-        InvalidOnnxFileError: The file keeps data outside its folder.
+        ComparisonError: ONNX Runtime does not load the file, or inputs are missing.
+        InvalidOnnxFileError: The file has external data outside its folder.
     """
 
     def __init__(self, path: Path, feeds: Mapping[str, Any], wanted: Sequence[str], known: Sequence[str]) -> None:
         import onnxruntime
 
-        # A message that occurs twice is merged by every protobuf reader: the graph gets outputs, its bytes stay.
+        # Protobuf readers merge a message that occurs twice, so the graph gets outputs without a change of its bytes.
         outputs = b"".join(
             encode_bytes_field(_OUTPUT, encode_bytes_field(_NAME, value.encode()))
             for value in dict.fromkeys(wanted)
@@ -68,7 +68,7 @@ class OnnxValues:
         self._outputs = {given.name for given in self._session.get_outputs()}
 
     def values(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return values by name; those alone that are tensors of floats.
+        """Return values by name; only tensors of floats.
 
         Raises:
             ComparisonError: ONNX Runtime does not run the file on these inputs.
@@ -87,14 +87,14 @@ class OnnxValues:
 
 
 def refuse_random(path: Path, graph: Graph, modules: Sequence[str]) -> None:
-    """Refuse a model whose values are others in each run.
+    """Reject a model whose values differ between runs.
 
     Raises:
-        ComparisonError: A node draws random numbers.
+        ComparisonError: A node generates random numbers.
     """
     for node, module in zip(graph.nodes, modules, strict=True):
         if node.op_type in RANDOM:
             raise ComparisonError(
-                f"{path} draws random numbers ({node.op_type} in {module or 'the model'}), so that no two runs of it "
-                "can be compared. `optimum-cli htp verify --weights` compares its weights."
+                f"{path} generates random numbers ({node.op_type} in {module or 'the model'}), so two runs of it "
+                "cannot be compared. `optimum-cli htp verify --weights` compares its weights."
             )

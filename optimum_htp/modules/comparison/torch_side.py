@@ -15,7 +15,7 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import LocalSource, locate
-from optimum_htp.profiling.fitting import fitting_sizes, refuse_misfits, with_fixed_shapes
+from optimum_htp.profiling.fitting import fitting_sizes, refuse_mismatches, with_fixed_shapes
 from optimum_htp.profiling.inputs import default_sizes
 from optimum_htp.profiling.optimum_inputs import exported_part, inputs_of_part
 from optimum_htp.resolve.export_manifest import ExportManifest, manifest_of
@@ -154,7 +154,7 @@ def open_torch_model(
     except _FAILURES as error:
         raise ComparisonError(f"The model of {path} cannot be run in PyTorch: {error}") from error
     if given is None:
-        refuse_misfits(_shapes(feeds), inputs)
+        refuse_mismatches(_shapes(feeds), inputs)
     names: dict[int, str] = {}
     for name, module in model.named_modules():
         names.setdefault(id(module), name)
