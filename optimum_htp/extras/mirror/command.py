@@ -54,7 +54,7 @@ class MirrorCommand(FilesCommand):
         """Print the number of files on the mirror."""
         found = outcome.value
         show(
-            f"{found.reference} at {found.commit[:8]}: {len(found.files)} files are on the mirror, "
+            f"{found.reference}@{found.commit[:8]}: {len(found.files)} files are on the mirror, "
             f"{len(found.added)} of them new ({found.size:,} bytes)"
         )
 
