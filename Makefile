@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 
 # Types are checked against the classic stack only: the annotations of Hugging Face's libraries differ.
 test: $(if $(filter newest,$(STACK)),$(VENV)/installed,lint)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow$(if $(filter newest,$(STACK)), and not no_stack)"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not $(if $(filter newest,$(STACK)),no_stack,long)"
 
 # Within a minute: files, records, Hubs and resolving, without models.
 test-unit: $(VENV)/installed
@@ -36,7 +36,7 @@ test-unit: $(VENV)/installed
 
 # Fresh environments, killed processes, files of gigabytes: as long again. .ci/run has them too.
 test-slow: $(VENV)/installed $(EXPLORER)/installed $(SIGNING)/installed
-	$(BIN)/python -m pytest $(PARALLEL) -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow or long"
 
 # The slow tests that depend on the stack, for `make test-stack STACK=newest`.
 test-stack: $(VENV)/installed

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.mapping import exported, first_loads
+from benchmarks.mapping import exported_llama, first_loads
 from benchmarks.pairs import empty_hub
 from benchmarks.rows import Row, main
 
@@ -30,24 +30,13 @@ def with_external_data(folder: Path, target: Path) -> Path:
 def rows(quick: bool, provider: str = CUDA) -> Iterator[Row]:
     import onnxruntime
     import torch
-    import transformers
 
     if provider not in onnxruntime.get_available_providers():
         return
     with empty_hub() as (hub, folder):
         torch.manual_seed(0)
-        wide, layers = (512, 1) if quick else (1536, 7)
-        config = transformers.LlamaConfig(
-            hidden_size=wide,
-            intermediate_size=4096,
-            num_hidden_layers=layers,
-            num_attention_heads=wide // 128,
-            vocab_size=32000,
-        )
-        model = transformers.LlamaForCausalLM(config)
-        name = f"LLaMA, {4 * model.num_parameters() / 1e9:.2g} GB, on a GPU"
-        ours, theirs = exported(hub, folder, "llama", model, "text-generation-with-past")
-        del model
+        name, ours, theirs = exported_llama(hub, folder, quick)
+        name += ", on a GPU"
         load = f"O.from_pretrained(source, provider={provider!r})"
         runs = 2 if quick else 5
         yield from first_loads(name, ours, theirs, CLASS, runs, load=load, time_target=0.5, memory_target=0.7)

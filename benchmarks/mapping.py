@@ -133,6 +133,23 @@ def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -
     return alone, beside
 
 
+def exported_llama(hub: LoopbackHub, folder: Path, quick: bool) -> tuple[str, Path, Path]:
+    """Return the name of a random LLaMA with its size, and its two exports."""
+    import transformers
+
+    wide, layers = (512, 1) if quick else (1536, 7)
+    config = transformers.LlamaConfig(
+        hidden_size=wide,
+        intermediate_size=4096,
+        num_hidden_layers=layers,
+        num_attention_heads=wide // 128,
+        vocab_size=32000,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    name = f"LLaMA, {4 * model.num_parameters() / 1e9:.2g} GB"
+    return name, *exported(hub, folder, "llama", model, "text-generation-with-past")
+
+
 def rows(quick: bool) -> Iterator[Row]:
     runs = 2 if quick else 9
     with empty_hub() as (hub, folder):
@@ -163,18 +180,7 @@ def rows(quick: bool) -> Iterator[Row]:
         name = f"BART, {round(model.num_parameters() / 1e6, -1):.0f} M, merged decoder"
         yield from first_loads(name, *places, "ORTModelForSeq2SeqLM", runs, time_target=0.6)
         runs = min(runs, 5)  # The largest model takes longest.
-        wide, layers = (512, 1) if quick else (1536, 7)
-        llama = transformers.LlamaConfig(
-            hidden_size=wide,
-            intermediate_size=4096,
-            num_hidden_layers=layers,
-            num_attention_heads=wide // 128,
-            vocab_size=32000,
-        )
-        model = transformers.LlamaForCausalLM(llama)
-        name = f"LLaMA, {4 * model.num_parameters() / 1e9:.2g} GB"
-        places = exported(hub, folder, "llama", model, "text-generation-with-past")
-        del model
+        name, *places = exported_llama(hub, folder, quick)
         yield from first_loads(name, *places, "ORTModelForCausalLM", runs, time_target=0.5, memory_target=0.7)
         yield from first_loads(
             f"{name}, cold page cache", *places, "ORTModelForCausalLM", runs, before=drop, time_target=1.0

@@ -23,7 +23,7 @@ from filelock import FileLock
 from tests.support import warm
 from tests.support.environments import python_of_users
 from tests.support.hub import LoopbackHub
-from tests.support.selection import LONGEST, NO_UNIT, OF_NO_STACK, OF_THE_STACK, UNIT
+from tests.support.selection import LONG, LONGEST, NO_UNIT, OF_NO_STACK, OF_THE_STACK, UNIT
 
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
@@ -132,6 +132,8 @@ def is_unit(item: pytest.Item) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.path.stem.removeprefix("test_")
+        if name in LONG:
+            item.add_marker("long")
         if name in OF_THE_STACK:
             item.add_marker("stack")
         if name in OF_NO_STACK:

@@ -9,6 +9,12 @@ LONGEST = (
     *("extract_external", "publishing_links", "publishing_readers"),
 )
 
+# Those that take half of the time of the others together. `make test` leaves them to `make test-slow`.
+LONG = (
+    *("batch", "code_references", "extract", "interrupts", "other_commits", "plugging_in", "renamed_repos"),
+    *("sentence_transformers", "slow_hubs", "xet"),
+)
+
 # Those whose slow tests are run with every stack.
 OF_THE_STACK = (
     *("bridge_imports", "bridges", "classes", "diffusion", "end_to_end", "engines", "export_format"),

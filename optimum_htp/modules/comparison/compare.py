@@ -94,10 +94,9 @@ def compare_models(
             record = record_if_any(one)
             name = f"PyTorch ({record.source if record is not None else 'its model'})"
     _note_added(modules, first.leaving)
-    comparison = Comparison(os.fspath(one), name, atol, rtol, tuple(modules.values()))
-    if not comparison.compared:
-        raise ComparisonError(f"{one} and {name} have no common values to compare.")
-    return comparison
+    if (comparison := Comparison(os.fspath(one), name, atol, rtol, tuple(modules.values()))).compared:
+        return comparison
+    raise ComparisonError(f"{one} and {name} have no common values to compare.")
 
 
 @dataclass(frozen=True)
@@ -345,8 +344,7 @@ def _note_added(modules: Mapping[str, ModuleComparison], leaving: Leaving) -> No
     while new := {parent_of(name) for name in holders if name} - holders:
         holders |= new
     for name, module in modules.items():
-        if name in holders or not module.values:
-            continue
-        before = max((norms.get(value, 0.0) for value in leaving.entering.get(name, ())), default=0.0)
-        after = max(value.distance.norm for value in module.values)
-        module.added = 0.0 if after <= before else after - before
+        if name not in holders and module.values:
+            before = max((norms.get(value, 0.0) for value in leaving.entering.get(name, ())), default=0.0)
+            after = max(value.distance.norm for value in module.values)
+            module.added = 0.0 if after <= before else after - before
