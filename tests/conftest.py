@@ -132,12 +132,9 @@ def is_unit(item: pytest.Item) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.path.stem.removeprefix("test_")
-        if name in LONG:
-            item.add_marker("long")
-        if name in OF_THE_STACK:
-            item.add_marker("stack")
-        if name in OF_NO_STACK:
-            item.add_marker("no_stack")
+        for marker, names in (("long", LONG), ("stack", OF_THE_STACK), ("no_stack", OF_NO_STACK)):
+            if name in names:
+                item.add_marker(marker)
         if is_unit(item):
             item.add_marker("unit")
     places = {f"test_{name}": at for at, name in enumerate(LONGEST)}

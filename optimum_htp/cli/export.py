@@ -25,6 +25,7 @@ from optimum_htp.cli.options import (
     add_json_argument,
 )
 from optimum_htp.cli.parser import UNAVAILABLE, integer, number
+from optimum_htp.parsing import parse_json
 
 __all__ = ["NOT_OPTIONS", "HTPExportCommand"]
 
@@ -191,7 +192,7 @@ def _transformers_arguments(parser: ArgumentParser) -> None:
 def _json_object(text: str) -> dict[str, Any]:
     """Parse the value of `--model-kwargs`."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
     if not isinstance(value, dict):

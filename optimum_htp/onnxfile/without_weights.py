@@ -196,10 +196,10 @@ _LEFT_OUT: Final = frozenset({METADATA_PROPS, DOC_STRING})  # Fields of the mode
 
 def without_tensors(window: ByteWindow) -> bytes:
     """Return an ONNX file as an encoded ModelProto without the content of large tensors."""
-    return _lean(window, Field(0, LENGTH_DELIMITED, 0, 0, window.size), "model", 0)
+    return _without_content(window, Field(0, LENGTH_DELIMITED, 0, 0, window.size), "model", 0)
 
 
-def _lean(window: ByteWindow, message: Field, kind: str, depth: int) -> bytes:
+def _without_content(window: ByteWindow, message: Field, kind: str, depth: int) -> bytes:
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     children = MESSAGES.get(kind, {})
@@ -211,5 +211,5 @@ def _lean(window: ByteWindow, message: Field, kind: str, depth: int) -> bytes:
         if inner is None or part.end - part.start <= _KEPT:
             pieces.append(window.read(part.start, part.end - part.start))
         else:
-            pieces.append(encode_bytes_field(part.number, _lean(window, part, inner, depth + 1)))
+            pieces.append(encode_bytes_field(part.number, _without_content(window, part, inner, depth + 1)))
     return b"".join(pieces)

@@ -166,8 +166,8 @@ class Tagger:
         share = shared_values(original, graph)
         if share < _RELATED and not self._force:
             raise MismatchError(
-                f"{path} does not seem to be made from {self._original}: they share the names of only {share:.0%} of "
-                "the values. Nothing was written. Name the right file, or pass --force."
+                f"{path} does not seem to be derived from {self._original}: they share the names of only {share:.0%} "
+                "of the values. Nothing was written. Name the right file, or pass --force."
             )
         return assign_rewritten([Original(original, known)], graph, ScopeResolver(tree), tree)
 

@@ -156,7 +156,7 @@ def test_error_for_missing_configs_without_connection_has_remedies(published, tm
     HTPExporter().export(published("bert").repo_id, tmp_path / "out", embed="none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for load in (ORTModelForSequenceClassification.from_pretrained, AutoConfig.from_pretrained):
-        with pytest.raises(OfflineError, match=r"does not carry .* htp embed .* htp mirror .*/model\.onnx -o"):
+        with pytest.raises(OfflineError, match=r"are not embedded in .* htp embed .* htp mirror .*/model\.onnx -o"):
             load(tmp_path / "out", cache_dir=tmp_path / "empty")
 
 
@@ -203,9 +203,10 @@ def test_url_of_a_missing_file_is_not_reported_as_a_repo(load, tmp_path):
 
 @pytest.mark.skipif(int(transformers.__version__.split(".")[0]) > 4, reason="transformers 5 has one kind")
 def test_slow_tokenizer_without_connection_reports_why_the_hub_is_needed(exported, tmp_path, hub, monkeypatch):
+    file = exported("bert") / "model.onnx"
     hub.status = 503
-    with pytest.raises(OptimumHTPError, match=r"use_fast=False.*does not carry.*Take the fast one"):
-        AutoTokenizer.from_pretrained(exported("bert") / "model.onnx", use_fast=False, cache_dir=tmp_path)
+    with pytest.raises(OptimumHTPError, match=r"use_fast=False.*are not embedded in.*Use the fast tokenizer"):
+        AutoTokenizer.from_pretrained(file, use_fast=False, cache_dir=tmp_path)
 
 
 def test_config_in_a_subfolder_needs_no_additional_request(hub, published, model_folder, tmp_path):

@@ -193,5 +193,5 @@ def test_mismatched_part_stops_stamping_of_the_others(plain, tmp_path, empty_hom
 
 def test_empty_argument_is_not_the_current_folder(plain_bert, empty_home):
     done = optimum_cli("htp", "strip", "", check=False, **empty_home)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
