@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.extras.endpoint.folder import write_endpoint
 from optimum_htp.extras.push.pushing import push
+from optimum_htp.onnxfile import rewrite_model
 from tests.support.pushes import pushed_files
 
 
@@ -103,3 +105,13 @@ def test_layout_of_transformers_js(org, bert, writer, tmp_path):
         assert model.config.id2label[0] == "LABEL 0"
     with pytest.raises(ArgumentError, match=r"would both be onnx/model.onnx"):
         push([bert, shutil.copy(bert, tmp_path / "twin.onnx")], "me/two", layout="transformers.js", access=writer)
+
+
+def test_paths_of_the_machine_in_a_pushed_file_are_reported(org, bert, writer, tmp_path, caplog):
+    push([bert], "me/model", access=writer)
+    assert "stack traces" not in caplog.text
+    path = Path(shutil.copy(bert, tmp_path))
+    trace = {"pkg.torch.onnx.stack_trace": "File /home/me/model.py, line 7"}
+    rewrite_model(path, nodes=lambda known: {**known, **trace}, ir_version=10)
+    push([path], "me/traced", access=writer)
+    assert f"`optimum-cli htp strip --stack-traces {path}`" in caplog.text

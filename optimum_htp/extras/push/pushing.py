@@ -23,8 +23,10 @@ from optimum_htp.extras.endpoint.light import ARCHIVE
 from optimum_htp.extras.push.card import Pushed, completed_card
 from optimum_htp.extras.push.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
 from optimum_htp.extras.push.writing import CARD, Commit, commit_files, look_at
+from optimum_htp.hierarchy.traces import warn_of_traces
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
+from optimum_htp.onnxfile import read_graph
 from optimum_htp.onnxfile.replace_files import Watch
 
 __all__ = ["PushResult", "push"]
@@ -102,6 +104,8 @@ def push(
         card = completed_card(target.repo_id, pushed, card, layout=layout, there=target.files)
         if not watch.undisturbed:
             raise ModelBeingReplacedError(f"Files in {paths[0]} changed while they were read. Push again.")
+        for model in models:
+            warn_of_traces(model.path, read_graph(model.path))
         if private is None and any(model.record.private or model.record.gated for model in models):
             private = True
         done = commit_files(
