@@ -40,7 +40,7 @@ Figures = Counter[tuple[str, str, str]]
 
 
 def figures_of(name: str) -> Figures:
-    """Return the figures of an architecture."""
+    """Return the measurements of one architecture."""
     import transformers
 
     from optimum_htp import HTPExporter
@@ -104,7 +104,7 @@ def _prove(found: Figures, name: str, form: str, path: Path, made: Path, folder:
 
 
 def _apart(spoilt: Path, path: Path) -> Path:
-    """Move a changed file to where other forms of it are not written."""
+    """Move a changed file to a folder without other forms."""
     return spoilt.rename(path.with_name("spoilt.onnx"))
 
 

@@ -59,17 +59,17 @@ class Results:
         self.sections = [replace(section, machine=section.machine or place) for section in earlier.sections]
 
     def rows(self) -> dict[str, Row]:
-        """Return all rows by what was done and against whom."""
+        """Return all rows by their work and peer."""
         return {f"{row.name} | {row.against}": row for section in self.sections for row in section.rows}
 
     @property
     def file(self) -> str:
-        """The name of the file that the results are kept in."""
+        """Return the name of the results file."""
         return NEWEST if int(self.machine["versions"]["transformers"].partition(".")[0]) >= 5 else "results.json"
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read what `write` has written."""
+        """Read the output of `write`."""
         known = json.loads(path.read_text(encoding="utf-8"))
         results = cls(known["machine"], known["form"])
         for section in known["sections"]:
@@ -84,7 +84,7 @@ def _row(known: dict[str, Any]) -> Row:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, memory, system, and versions."""
+    """Return the conditions of the figures: processor, memory, system, and versions."""
     cpu = next(
         (
             line.partition(":")[2].strip()

@@ -1,4 +1,4 @@
-"""A figure of ours next to the peer's, from the same run: the result of every benchmark."""
+"""A figure of this package and the peer's, from the same run: the result of every benchmark."""
 
 from __future__ import annotations
 

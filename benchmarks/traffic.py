@@ -1,9 +1,9 @@
 """Requests and bytes of each command to the Hub, against huggingface_hub for the same work.
 
-    python -m benchmarks.traffic [--quick] [--json]
+python -m benchmarks.traffic [--quick] [--json]
 
-The Hub responds like the real one: small and large files are redirected to their storage, and each redirect counts as
-a request. Each work begins with an empty cache.
+The Hub responds like the real one: files are redirected to their storage, and each redirect counts as a request. Each
+work begins with an empty cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ONNX_REPO = "bench/onnx"
 
 
 def works(file: Path, folder: Path) -> dict[str, tuple[Callable[[Path], Any], str, Callable[[Path], Any]]]:
-    """Return each work: how we do it, what huggingface_hub does, and how; each is given an empty cache."""
+    """Return each work: with this package, the peer, and with huggingface_hub; each gets an empty cache."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from transformers import AutoConfig, AutoTokenizer
 

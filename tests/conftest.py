@@ -1,6 +1,6 @@
-"""The Hub that all tests talk to, models on it, and exports of them that are made once, by who first needs them.
+"""The test Hub, its models, and their exports. Each is made once, by the first test that needs it.
 
-huggingface_hub reads its variables when it is imported, so they are set before anything else is.
+huggingface_hub reads its variables at import, so they are set before all other imports.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tests.support.selection import LONG, LONGEST, NO_UNIT, OF_NO_STACK, OF_THE_
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell's script
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that processes that are started here can be stopped
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell script's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that Ctrl-C stops the processes of tests
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 _HUB = LoopbackHub()
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model on the loopback Hub, and the class of Optimum's that loads its export."""
+    """A model on the loopback Hub, and Optimum's class for its export."""
 
     repo_id: str
     builder: str
@@ -67,7 +67,7 @@ ARCHITECTURES = {
 def run(
     *command: str | Path, cwd: Path | None = None, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, with further environment variables."""
+    """Run a command in a new process, with additional environment variables."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd or ROOT,
@@ -88,7 +88,7 @@ def _checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.
 def run_python(
     code: str, *, check: bool = True, forked: bool = False, python: str | Path | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own, by a Python that has what users have, or by a given one.
+    """Run Python code in a new process, with a given Python or one with a user's packages.
 
     A forked process has PyTorch imported (see tests.support.warm).
     """
@@ -98,7 +98,7 @@ def run_python(
 
 
 def optimum_cli(*arguments: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the real optimum-cli of this environment in a process of its own; see tests.support.warm."""
+    """Run the real optimum-cli of this environment in a new process; see tests.support.warm."""
     if not warm.can_run(env):
         return run(python_of_users().with_name("optimum-cli"), *arguments, check=check, **env)
     return _checked(warm.optimum_cli([str(part) for part in arguments], ROOT, {**os.environ, **env}), check)
@@ -112,17 +112,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """More workers than cores: a test that waits for a process of its own, or for a Hub, leaves its core to others."""
+    """Use more workers than cores: a test that waits for a process or a Hub leaves its core to others."""
     cores = os.cpu_count() or 1
     return cores + cores // 2
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.option.loadscopereorder = False  # by which xdist would begin with the files that have most tests
+    config.option.loadscopereorder = False  # xdist would begin with the files that have most tests
 
 
 def is_unit(item: pytest.Item) -> bool:
-    """Whether a test needs neither a model nor a process of its own: those of files, records, Hubs and resolving."""
+    """Whether a test needs no model and no process: tests of files, records, Hubs and resolving."""
     if item.path.parent.name not in UNIT or item.path.stem.removeprefix("test_") in NO_UNIT:
         return False
     return item.get_closest_marker("slow") is None and "made_once" not in getattr(item, "fixturenames", ())
@@ -150,14 +150,14 @@ def _serving() -> Iterator[None]:
 
 @pytest.fixture
 def hub() -> Iterator[LoopbackHub]:
-    """The Hub, which is as it was afterwards."""
+    """Return the Hub; restore its behavior afterwards."""
     with _HUB.given_back():
         yield _HUB
 
 
 @pytest.fixture(autouse=True)
 def _remembering_nothing() -> Iterator[None]:
-    """Let no test live on what another has left in this process's memory."""
+    """Clear the caches of this process before each test."""
     yield
     if (memory := sys.modules.get("optimum_htp.caching")) is not None:
         memory.forget()
@@ -169,7 +169,7 @@ def _remembering_nothing() -> Iterator[None]:
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Return a folder by its name; the first worker that asks for it makes what is in it."""
+    """Return a folder by its name; the first worker that requests it creates its content."""
     base = tmp_path_factory.getbasetemp()
     kept: Path | None = pytestconfig.getoption("--made-once")
     root = kept or (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
@@ -199,7 +199,7 @@ def model_folder(made_once: Callable[..., Path]) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def published(model_folder: Callable[[str], Path]) -> Callable[[str], Architecture]:
-    """Put a model on the Hub on first use."""
+    """Put a model on the Hub at its first use."""
 
     def publish(name: str) -> Architecture:
         architecture = ARCHITECTURES[name]
@@ -218,7 +218,7 @@ def published(model_folder: Callable[[str], Path]) -> Callable[[str], Architectu
 
 @pytest.fixture(scope="session")
 def exported(published: Callable[[str], Architecture], made_once: Callable[..., Path]) -> Callable[[str], Path]:
-    """Return the folder that `optimum-cli export htp` wrote for a model, run on first use."""
+    """Return the output folder of `optimum-cli export htp` for a model, which runs at the first use."""
 
     def export(name: str) -> Path:
         repo_id = published(name).repo_id
@@ -229,7 +229,7 @@ def exported(published: Callable[[str], Architecture], made_once: Callable[..., 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of this package."""
+    """Build a wheel of this package."""
     folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
     return next(folder.glob("*.whl"))
@@ -237,7 +237,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class ZooExport:
-    """A model of the zoo, and what an export of it wrote."""
+    """A model of the zoo, and the output of its export."""
 
     model: Path
     output: Path
@@ -245,7 +245,7 @@ class ZooExport:
 
 @pytest.fixture(scope="session")
 def zoo_export(made_once: Callable[..., Path]) -> Callable[[str], ZooExport]:
-    """Return a model of the zoo and its export, made on first use."""
+    """Return a model of the zoo and its export, made at its first use."""
     from optimum_htp import HTPExporter
     from tests.support.zoo import ZOO
 
@@ -263,7 +263,7 @@ def zoo_export(made_once: Callable[..., Path]) -> Callable[[str], ZooExport]:
 
 @dataclass(frozen=True)
 class TracedExport:
-    """A model of one layer, and what transformers' own exporters write of it, which is made on first use."""
+    """A model of one layer, and its export by transformers' own exporters, made at its first use."""
 
     model: Path
     export: Callable[[], Path]
@@ -291,13 +291,13 @@ def traced(made_once: Callable[..., Path]) -> Callable[[str], TracedExport]:
 
 @pytest.fixture
 def traced_bert(traced: Callable[[str], TracedExport]) -> Path:
-    """What transformers' own exporters wrote for a classifier on the Hub: one file and nothing else."""
+    """Return the folder of a classifier that transformers' own exporters wrote: one file only."""
     return traced("bert").output
 
 
 @pytest.fixture
 def traced_gpt2(traced: Callable[[str], TracedExport]) -> Path:
-    """What transformers' own exporters wrote for a decoder on the Hub."""
+    """Return the folder of a decoder that transformers' own exporters wrote."""
     return traced("gpt2").output
 
 
@@ -305,7 +305,7 @@ def traced_gpt2(traced: Callable[[str], TracedExport]) -> Path:
 def plain(
     model_folder: Callable[[str], Path], published: Callable[[str], Architecture], made_once: Callable[..., Path]
 ) -> Callable[..., Path]:
-    """Return the folder of what Optimum alone exports: files that know nothing."""
+    """Return the folder of an export by Optimum alone: its files have no record."""
 
     def export(name: str, **options: object) -> Path:
         from optimum.exporters.onnx import main_export
@@ -324,7 +324,7 @@ def plain(
 
 @pytest.fixture
 def plain_bert(plain: Callable[..., Path], tmp_path: Path) -> Path:
-    """A copy of a file that knows nothing, to be changed."""
+    """Return a copy of a file without a record, for changes."""
     return Path(shutil.copy(plain("bert", task="text-classification") / "model.onnx", tmp_path / "bert.onnx"))
 
 
@@ -338,12 +338,12 @@ def access(tmp_path: Path) -> HubAccess:
 
 @pytest.fixture
 def empty_home() -> dict[str, str]:
-    """Environment variables of a user who has never used the Hub: always the same folder (see tests.support.warm)."""
+    """Environment variables of a new user, with the same folder each time (see tests.support.warm)."""
     shutil.rmtree(_EMPTY_HOME, ignore_errors=True)
     return {"HF_HOME": str(_EMPTY_HOME)}
 
 
 @pytest.fixture
 def from_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look past what is embedded: for tests of how a commit's files are had."""
+    """Ignore embedded files, for tests of downloads."""
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "adjacent,cache,mirror,hub")

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of embedded archives: `python tests/fuzz_archives.py -max_total_time=60`.
 
-Needs atheris (`pip install atheris`). An archive gives back exactly the files that are listed, or a typed error.
+Needs atheris (`pip install atheris`). An archive gives exactly the listed files, or a typed error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIMIT = 1 << 20  # bytes
 
 
 def one_input(data: bytes) -> None:
-    """Unpack these bytes as the ZIP of two files: the base64 around it would hide its structure from a mutator."""
+    """Unpack these bytes as a ZIP of two files; base64 would hide its structure from the fuzzer."""
     try:
         found = unpack(base64.b64encode(data), LISTED, LIMIT)
     except EmbeddedFilesError:

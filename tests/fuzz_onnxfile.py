@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of all that reads the bytes of a file: `python tests/fuzz_onnxfile.py -max_total_time=60`.
+"""Coverage-guided fuzzing of all readers of a file's bytes: `python tests/fuzz_onnxfile.py -max_total_time=60`.
 
-Needs atheris (`pip install atheris`). Anything but a typed error or an answer is a finding; where onnx's own parser
-accepts the bytes, the metadata has to be the same.
+Needs atheris (`pip install atheris`). Any other exception than a typed error is a finding. If onnx's own parser
+accepts the bytes, the metadata must be equal.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def one_input(data: bytes) -> None:
     if metadata is not None:
         with contextlib.suppress(DecodeError, UnicodeDecodeError):
             entries = onnx.ModelProto.FromString(data).metadata_props
-            # Archives are left where they are until somebody wants them.
+            # Archives are read on demand only.
             assert metadata == {entry.key: entry.value for entry in entries if not is_archive(entry.key)}
 
 
 if __name__ == "__main__":
-    # What is new goes into the first folder, and the fuzzer ends the process: nobody is left to remove it.
+    # New samples go into the first folder. The fuzzer ends the process, so no code can remove it.
     corpus = [tempfile.mkdtemp(prefix="fuzz-onnxfile-"), str(Path(__file__).parent / "vectors")]
     atheris.Setup([*sys.argv, *corpus], one_input)
     atheris.Fuzz()

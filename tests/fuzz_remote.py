@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of what reads a file in pieces: `python tests/fuzz_remote.py -max_total_time=60`.
+"""Coverage-guided fuzzing of remote reads: `python tests/fuzz_remote.py -max_total_time=60`.
 
-Needs atheris (`pip install atheris`). The bytes lie in fsspec's memory; what is said of them there and of the same
-bytes in a file has to be the same, or a typed error.
+Needs atheris (`pip install atheris`). The bytes are in fsspec's memory and in a file; both reads must give the same
+result, or a typed error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEMORY = fsspec.filesystem("memory")
 
 
 def said(read: object, place: object) -> object:
-    """Return what is read, or that it was refused."""
+    """Return the read content, or the type of the error."""
     try:
         header = read(place)  # type: ignore[operator]
         record = ExportMetadata.from_properties(header.metadata) if "hf_model_type" in header.metadata else None

@@ -32,12 +32,12 @@ from tests.support import models
 TASKS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image-classification"}
 CLI = Path(sys.executable).with_name("optimum-cli")
 LANES = os.cpu_count() or 1  # At the same time.
-WARM = 3  # Runs to measure the time of one.
-LIMIT = 120.0  # Seconds for work that takes few; a process that has not ended then never will.
+WARM = 3  # Runs that measure the duration of one.
+LIMIT = 120.0  # Seconds; a process that has not ended by then never will.
 
 
 def tiny_models(laboratory: Laboratory) -> list[str]:
-    """Publish a tiny model of each kind, and return their repo ids."""
+    """Publish a tiny model of each architecture, and return their repo ids."""
     for kind in TASKS:
         getattr(models, kind)(laboratory.root / kind)
         laboratory.hub.add(f"batch/{kind}", laboratory.root / kind, pipeline_tag=TASKS[kind])
@@ -46,7 +46,7 @@ def tiny_models(laboratory: Laboratory) -> list[str]:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that exports models into a folder, as often as it is begun."""
+    """A batch that exports models into a folder, and can be restarted."""
 
     laboratory: Laboratory
     listed: Path
@@ -72,7 +72,7 @@ class Batch:
         return process
 
     def processes(self, server: psutil.Process) -> list[psutil.Process]:
-        """Return those that a server has forked for it, itself among them: they work in its home."""
+        """Return the forked processes of the command, including itself: they work in its home folder."""
         found = []
         for process in server.children():
             with suppress(psutil.Error):  # It has just ended.
@@ -81,7 +81,7 @@ class Batch:
         return found
 
     def finish(self) -> float:
-        """Run it undisturbed, and return how many seconds it took.
+        """Run it without a fault, and return the seconds.
 
         Raises:
             RuntimeError: It failed, or does not end.
@@ -94,11 +94,11 @@ class Batch:
         return time.perf_counter() - start
 
     def finish_from_the_start(self) -> None:
-        """Run it undisturbed, in a process that is not forked."""
+        """Run it without a fault, in a process that is not forked."""
         subprocess.run([CLI, *self.arguments], check=True, capture_output=True, text=True, timeout=LIMIT)
 
     def exports(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Return the digests of the files of each export that is there."""
+        """Return the digests of the files of each existing export."""
         found = {}
         for name in names:
             files = (self.out / name).glob("*.onnx")
@@ -108,7 +108,7 @@ class Batch:
         return found
 
     def unfinished(self, whole: dict[str, dict[str, str]]) -> list[str]:
-        """Return what is not as it is to be after a run to its end."""
+        """Return the differences from a complete run."""
         lines = (self.out / "batch.jsonl").read_text().splitlines()
         entries = [json.loads(line) for line in lines if line.endswith("}")]  # A killed run may leave half a line.
         done = [entry["output"] for entry in entries if entry.get("state") == "done"]
@@ -119,7 +119,7 @@ class Batch:
 
 
 def killed_batches(laboratory: Laboratory, names: Sequence[str], times: int, size: str, deadline: float) -> Trial:
-    """Kill batches of these models so many times, or for so many seconds."""
+    """Kill batches of these models a number of times, or for a number of seconds."""
     listed = laboratory.root / "models.txt"
     listed.write_text("\n".join(names))
 
@@ -176,7 +176,7 @@ def _command(arguments: list[str], home: Path, said: Path) -> None:
     opened = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(opened, descriptor)
-    # The server that has forked this process forks its exports; one of its own would have to import all again.
+    # The server that forked this process forks its exports; a new server would have to import everything again.
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
     from optimum.commands.optimum_cli import main
 

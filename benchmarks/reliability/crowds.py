@@ -33,7 +33,7 @@ MEBIBYTE = 1 << 20
 
 
 def processes_that_write(laboratory: Laboratory, kind: str, rounds: int) -> Trial:
-    """Run many processes that do the same to one file, or export to one folder."""
+    """Run many processes that change one file in the same way, or export to one folder."""
     operation, place, lost, refused = laboratory.operation(kind), laboratory.root / "crowd", [], {}
     for _ in range(rounds):
         operation.copy(place)
@@ -48,7 +48,7 @@ def processes_that_write(laboratory: Laboratory, kind: str, rounds: int) -> Tria
 
 
 def processes_that_load(root: Path, file: Path, rounds: int, name: str) -> Trial:
-    """Run many processes that load from one file at the same moment, with a shared empty home."""
+    """Run many processes that load one file at the same time, with a shared empty home."""
     lost: list[str] = []
     for turn in range(rounds):
         home = root / f"home-{name.split()[-1]}-{turn}"
@@ -129,7 +129,7 @@ def loads_without_end(times: int, load: Callable[[], object], name: str) -> Tria
             memory, descriptors = process.memory_info().rss, process.num_fds()
     gc.collect()
     more, descriptors = process.memory_info().rss - memory, process.num_fds() - descriptors
-    if more > MEBIBYTE * max(0.5, 0.002 * times):  # Some pages, and a few bytes per load, belong to the allocator.
+    if more > MEBIBYTE * max(0.5, 0.002 * times):  # The allocator keeps some pages, and a few bytes per load.
         lost.append(f"memory grew by {more / MEBIBYTE:.1f} MiB")
     if descriptors > 0:
         lost.append(f"{descriptors} descriptors stayed open")

@@ -59,14 +59,14 @@ ALLOWED = {"\n"}
 
 def _visible(text: str) -> str | None:
     """Return the first character of a text that controls a terminal or the text direction; None if there is none."""
-    if text.replace("\n", "").isprintable():  # what most are, and texts of 10 MB are many
+    if text.replace("\n", "").isprintable():  # most are; texts of 10 MB have many characters
         return None
     odd = (character for character in text if unicodedata.category(character) in ("Cc", "Cf", "Cs"))
     return next((repr(character) for character in odd if character not in ALLOWED), None)
 
 
 def written(source: bytes, path: Path, properties: Mapping[str, str]) -> None:
-    """Write a file with these properties, in the wire format: `onnx` would not write text that is none."""
+    """Write a file with these properties, in the wire format: `onnx` would not write invalid text."""
     path.write_bytes(source + b"".join(_entry(key, value) for key, value in properties.items()))
 
 
@@ -83,7 +83,7 @@ def _varint(number: int) -> bytes:
 
 
 def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
-    """Return what is done with each file."""
+    """Return the operations on each file."""
     from optimum.commands.optimum_cli import RootOptimumCLICommand, register_optimum_cli_subcommand
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoConfig, AutoTokenizer
@@ -92,7 +92,7 @@ def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
     from optimum_htp.cli.group import HTPCommand
 
     def cli(*arguments: object) -> Callable[[], object]:
-        # optimum-cli looks through all installed packages each time that it runs, for longer than its command takes.
+        # optimum-cli searches all installed packages in each run, which takes longer than the command.
         sys.argv = ["optimum-cli", "htp", *map(str, arguments)]
         optimum_cli = RootOptimumCLICommand("Optimum CLI tool", usage="optimum-cli")
         register_optimum_cli_subcommand(HTPCommand, parent_command=optimum_cli)
@@ -121,7 +121,7 @@ def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
 
 
 def keys(root: Path, quick: bool) -> Trial:
-    """Try every value at every key, a share of the keys on each core."""
+    """Try every value with every key, a share of the keys on each core."""
     schema = json.loads((ROOT / "optimum_htp" / "schema" / "hub_metadata.schema.json").read_text())
     names = [*schema["properties"], "htp.modules", "htp.version", "hf_unknown"]
     names = names[:1] if quick else names
@@ -138,7 +138,7 @@ def keys(root: Path, quick: bool) -> Trial:
 
 
 def tried_keys(root: Path, folder: Path, names: Sequence[str]) -> tuple[list[str], int, int]:
-    """Try every value at some keys; return what was lost, how many readers there are and how often they refused."""
+    """Try every value with some keys; return the losses, the number of operations and the number of typed errors."""
     from optimum_htp.errors import OptimumHTPError
 
     folder.mkdir()
@@ -189,7 +189,7 @@ def _listed(files: Mapping[str, bytes], **other: object) -> str:
 
 
 def archives() -> dict[str, dict[str, str]]:
-    """Return embedded archives that are not what they say, as properties of a file."""
+    """Return embedded archives with false declarations, as properties of a file."""
     config = {"config.json": b'{"model_type": "bert"}', "tokenizer_config.json": b"{}"}
     found: dict[str, tuple[str, bytes]] = {}
     climbing = ("../evil.json", "/evil.json", "a/../../evil.json", "C:\\evil.json", "evil\0.json", "evil.py", "x.bin")
@@ -257,7 +257,7 @@ class _Evil:
 
 
 def waiting_code(hub: LoopbackHub, laboratory: Laboratory, root: Path) -> Trial:
-    """Load from repos and archives whose config names code, and that have pickles with code."""
+    """Load from repos and archives with configs that name code, and with pickles that contain code."""
     from optimum_htp.errors import OptimumHTPError
     from optimum_htp.onnxfile import rewrite_model
 
@@ -295,7 +295,7 @@ def waiting_code(hub: LoopbackHub, laboratory: Laboratory, root: Path) -> Trial:
 
 
 def data_outside(root: Path) -> Trial:
-    """Read and load files whose external data points elsewhere."""
+    """Read and load files with external data in other places."""
     import onnx
     from optimum.onnxruntime import ORTModelForSequenceClassification
 

@@ -20,7 +20,7 @@ TARGETS = {
     "fuzz_onnxfile": "reader and writer of files, fuzzed",
     "fuzz_remote": "reader of remote files, fuzzed",
 }
-SECONDS = {"fuzz_archives": 270, "fuzz_onnxfile": 135, "fuzz_remote": 135}  # As long as two take, one next to them.
+SECONDS = {"fuzz_archives": 270, "fuzz_onnxfile": 135, "fuzz_remote": 135}  # As much time as two, one after the other.
 LONGER = 6  # Factor for the long form.
 SIDE_BY_SIDE = 2
 

@@ -23,7 +23,7 @@ from benchmarks.reliability.trials import Form, Trial, main
 ON_FILES = ("inject", "strip", "tag", "embed", "unembed", "extract")
 TIMES = 300  # each
 PATIENCE = {"file": 50.0, "export": 120.0, "batch": 120.0}  # seconds for each, in half an hour for all
-SETTLED = 8  # of so many kills, one is followed by a run that is not killed
+SETTLED = 8  # after this number of kills, one run is not killed
 
 
 def killed(laboratory: Laboratory, operation: Operation, times: int, size: str, deadline: float) -> Trial:
@@ -61,7 +61,7 @@ def trials(form: Form) -> Iterator[Trial]:
     times, sizes = (4, {"tiny": 0}) if quick else (TIMES, {"tiny": 0, "300 MB": 300})
     deadline = dict.fromkeys(PATIENCE, math.inf) if form is Form.LONG else PATIENCE
     os.environ["OMP_NUM_THREADS"] = "1"
-    with empty_hub() as (hub, _):  # one for all: what is forked knows its address from the beginning
+    with empty_hub() as (hub, _):  # one for all: forked processes have its address
         for size, megabytes in sizes.items():
             with tempfile.TemporaryDirectory(dir=next(places())) as name:
                 laboratory = Laboratory(hub, Path(name), megabytes)

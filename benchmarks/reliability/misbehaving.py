@@ -1,7 +1,7 @@
-"""A Hub that misbehaves over real sockets: right answers or typed errors, in a minute, and the token to nobody else.
+"""A misbehaving Hub over real sockets: correct results or typed errors in a minute, and no token for other hosts.
 
-Each fault has repos of its own on one server, so that they can be tried side by side; a second server on another host
-name notes what it is sent. Every operation runs in a process of its own, with an empty cache.
+Each fault has its own repos on one server, so all run at the same time; a second server with another host name logs
+its requests. Every operation runs in a new process with an empty cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from optimum_htp.onnxfile import rewrite_model
 from tests.support.hub import LoopbackHub
 
 TOKEN = "hf_not_to_be_seen_elsewhere"
-SECONDS = 60  # that an operation may take, and some for the process around it
+SECONDS = 60  # of an operation, and some for its process
 SLACK = 10
 SIDE_BY_SIDE = 16
 CONTRADICTS = {
@@ -35,7 +35,7 @@ CONTRADICTS = {
 
 
 class FaultyHub(LoopbackHub):
-    """A Hub that answers for some repos as their faults want it. A fault's repos are `fault-N/OPERATION`."""
+    """A Hub with a fault for some repos. A fault's repos are `fault-N/OPERATION`."""
 
     elsewhere = ""
 
@@ -108,7 +108,7 @@ def _pin(repo_id: str, commit: str) -> dict[str, str]:
 
 
 def tried(laboratory: Laboratory, number: int, fault: str, operation: str) -> tuple[list[str], str]:
-    """Do something while the Hub has a fault; return what was lost, and what came of it."""
+    """Run an operation while the Hub has a fault; return the losses and the result."""
     repo = laboratory.hub.add(f"fault-{number}/{operation.replace('_', '-')}", pipeline_tag="text-classification")
     commits = [repo.commit(laboratory.repo.commits[laboratory.second])]
     place = laboratory.root / f"{number}-{operation}"

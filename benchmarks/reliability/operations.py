@@ -1,8 +1,8 @@
-"""What is done to files while the trials disturb it, and the folders that it begins and ends with.
+"""The operations on files that trials disturb, and their folders before and after.
 
-An operation works in one folder. It is disturbed in a copy of the folder that it begins with; afterwards each file is
-that of the beginning or that of the end, byte for byte, and when it is done again, the folder is that of the end.
-Copies are hard links: what replaces a file writes another, and what writes in place would be seen in the original.
+An operation works in one folder. The trial disturbs it in a copy of that folder; afterwards each file is the old or
+the new one, byte for byte, and a repeated operation gives the new folder. Copies are hard links: a replacement
+creates a new file, and a write in place would change the original too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support import models
 from tests.support.hub import LoopbackHub
 
 REPO = "org/model"
-EPOCH = "1700000000"  # so that what is done twice is the same twice
+EPOCH = "1700000000"  # so that repetitions are equal
 PRELOADED = [
     *("torch", "onnx", "onnxruntime", "transformers.models.bert.modeling_bert", "optimum.exporters.onnx"),
     *("optimum.exporters.onnx.model_configs", "optimum_htp.export.exporter", "optimum_htp.modules.extract"),
@@ -90,7 +90,7 @@ CALLS: dict[str, Callable[[Path], None]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What an operation raised."""
+    """The exception of an operation."""
 
     kind: str
     is_typed: bool
@@ -108,20 +108,20 @@ class Fault:
 
 @dataclass(frozen=True)
 class Running:
-    """An operation under way."""
+    """A running operation."""
 
     process: Any
     telling: Connection
 
     def killed(self) -> bool:
-        """Kill it, and tell whether it had ended before."""
+        """Kill it, and return whether it had ended before."""
         self.process.kill()
         self.process.join()
         self.telling.close()
         return bool(self.process.exitcode == 0)
 
     def fault(self) -> Fault | None:
-        """Wait until it ends, and return what it raised."""
+        """Wait until it ends, and return its exception."""
         try:
             fault: Fault | None = self.telling.recv()
         except EOFError:
@@ -133,13 +133,13 @@ class Running:
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that is done in a folder.
+    """An operation in a folder.
 
     Attributes:
         name: Its name in `CALLS`.
-        begin: The folder that it begins with.
-        end: What that is when it is done.
-        seconds: How long it takes, from its beginning until it tells how it ended.
+        begin: The folder before it.
+        end: The folder after it.
+        seconds: Its duration, from the start to the report of its end.
     """
 
     name: str
@@ -148,13 +148,13 @@ class Operation:
     seconds: float
 
     def copy(self, place: Path) -> Path:
-        """Make the folder that it begins with anew."""
+        """Create the folder before the operation again."""
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self.begin, place, symlinks=True, copy_function=os.link)
         return place
 
     def torn(self, place: Path) -> list[str]:
-        """Return what is neither as it was nor as it will be."""
+        """Return the files that are neither the old nor the new ones."""
         before, after, found = (_files(folder) for folder in (self.begin, self.end, place))
         both = before.keys() & after.keys()
         lost = [f"{name} is gone" for name in sorted(both - found.keys())]
@@ -164,7 +164,7 @@ class Operation:
         return lost
 
     def unfinished(self, place: Path) -> list[str]:
-        """Return how a folder, in which it has been done, differs from what it is to be."""
+        """Return the differences of a folder from the one after the operation."""
         after, found = _files(self.end), _files(place, hidden=True)
         missing = [f"{name} is missing" for name in sorted(after.keys() - found.keys())]
         left = [f"{name} is left over" for name in sorted(found.keys() - _files(self.end, hidden=True).keys())]
@@ -172,7 +172,7 @@ class Operation:
 
 
 def _files(folder: Path, *, hidden: bool = False) -> dict[str, Path]:
-    """Return the files below a folder by name; the locks and half files of huggingface_hub's cache are its own."""
+    """Return the files below a folder by name, without locks and partial files of huggingface_hub's cache."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
@@ -190,14 +190,14 @@ class Laboratory:
     """A Hub with a model of two commits, and the operations on exports of it.
 
     Args:
-        hub: The Hub, which this process and its children talk to.
+        hub: The Hub for this process and its children.
         root: Folder for everything.
-        megabytes: How large the model is; 0 for a tiny one.
+        megabytes: The model's size; 0 for a tiny one.
     """
 
     def __init__(self, hub: LoopbackHub, root: Path, megabytes: int = 0) -> None:
         os.environ.update(SOURCE_DATE_EPOCH=EPOCH, HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
-        os.environ["HF_HUB_ETAG_TIMEOUT"] = "60"  # the Hub here has to find out the digests of large files first
+        os.environ["HF_HUB_ETAG_TIMEOUT"] = "60"  # this Hub must first compute the digests of large files
         self.hub, self.root = hub, root
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
@@ -220,14 +220,14 @@ class Laboratory:
         self._begin_with |= {**dict.fromkeys(("inject", "tag"), plain), "embed": bare}
 
     def operation(self, name: str) -> Operation:
-        """Do something a few times, and return what came of it."""
+        """Run an operation a few times, and return the results."""
         begin = self._begin_with[name]
         end = self._made(f"{name}-end", name, begin)
         times = [self._finish(name, self._copied(begin, self.root / "again")) for _ in range(3)]
         return Operation(name, begin, end, statistics.median(times))
 
     def started(self, name: str, place: Path, largest: int | None = None) -> Running:
-        """Start an operation in a process of its own that may write files of so many bytes; return once it begins."""
+        """Start an operation in a new process with a limit for the size of files; return when it begins."""
         receiving, sending = self.context.Pipe(duplex=False)
         process = self.context.Process(target=_called, args=(name, place, sending, largest))
         process.start()
@@ -236,16 +236,16 @@ class Laboratory:
         return Running(process, receiving)
 
     def _finish(self, name: str, place: Path) -> float:
-        """Do something undisturbed, and return how many seconds it took."""
+        """Run an operation without a fault, and return the seconds."""
         running, start = self.started(name, place), time.perf_counter()
-        running.telling.poll(None)  # until it tells how it ended: the process's own end comes later
+        running.telling.poll(None)  # until the report of its end; the process ends later
         seconds = time.perf_counter() - start
         if (fault := running.fault()) is not None:
             raise RuntimeError(f"{name} in {place} failed undisturbed: {fault}")
         return seconds
 
     def _made(self, folder: str, name: str, begin: Path | None, commit: str | None = None) -> Path:
-        """Return a folder in which an operation was done, with the Hub's branch at a commit."""
+        """Return a folder after an operation, with the Hub's branch at a commit."""
         place = self.root / folder
         if begin is None:
             place.mkdir()
@@ -263,7 +263,7 @@ class Laboratory:
 
 
 def _widen(folder: Path, megabytes: int) -> None:
-    """Give a model so many words that it has this size."""
+    """Give a model enough words for this size."""
     from transformers import BertForSequenceClassification
 
     model = BertForSequenceClassification.from_pretrained(folder)
@@ -272,7 +272,7 @@ def _widen(folder: Path, megabytes: int) -> None:
 
 
 def silent() -> None:
-    """Say nothing any more, until this process ends."""
+    """Discard all output until this process ends."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     for descriptor in (1, 2):
@@ -282,7 +282,7 @@ def silent() -> None:
 def _called(name: str, place: Path, telling: Connection, largest: int | None) -> None:
     silent()
     if largest is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))  # Python ignores the signal that comes with it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))  # Python ignores the signal of this limit
     telling.send(None)
     try:
         CALLS[name](place)
@@ -293,7 +293,7 @@ def _called(name: str, place: Path, telling: Connection, largest: int | None) ->
 
 
 def places() -> Iterator[Path]:
-    """Yield where files can be written quickest: a disk's own speed is of no interest to these trials."""
+    """Yield the fastest folder for files: the speed of a disk does not matter in these trials."""
     for place in (Path("/dev/shm"), Path(os.environ.get("TMPDIR", "/tmp"))):
         if place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > 6 << 30:
             yield place

@@ -1,7 +1,7 @@
-"""Files that an attacker plants, and outputs that would destroy something: what is there stays, and no code runs.
+"""Files that an attacker plants, and destructive outputs: existing files are kept, and no code runs.
 
-The attacks are those of the tests; here each is tried with everything that may fall for it. The tests are imported
-after the Hub has started, since huggingface_hub reads its address when it is imported.
+The attacks are those of the tests; here each is tried with every function that could accept it. The tests are
+imported after the start of the Hub, because huggingface_hub reads its address at import.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIBRARIES = ("torch", "psutil", "onnx", "pickle", "threading", "multiprocessing"
 
 
 def attempt(what: str, call: Callable[[], object], lost: list[str]) -> bool:
-    """Call a function; return whether it was refused. An error that is not ours is a loss."""
+    """Call a function; return whether it was refused. An error of another package is a loss."""
     from optimum_htp.errors import OptimumHTPError
 
     try:
@@ -76,7 +76,7 @@ def code_in_configs(hub: LoopbackHub, root: Path, quick: bool) -> Trial:
         }
         for what, call in calls.items():
             times += 1
-            refused += attempt(f"{what}, {case}", call, [])  # a library may refuse such a config in its own words
+            refused += attempt(f"{what}, {case}", call, [])  # a library may refuse such a config with its own message
             if mark.exists() or "this" in sys.modules:
                 lost.append(f"{what}, {case}: code ran")
                 mark.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ def planted_switches(root: Path) -> Trial:
 
 
 def outputs_that_are_inputs(root: Path) -> Trial:
-    """Name an input, or a file of another kind, as the output of every function that writes one."""
+    """Name an input, or a file of another type, as the output of every function that writes one."""
     from optimum_htp import extract_module, strip_metadata
     from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
     from optimum_htp.extras.bom.bill import BILL
@@ -174,7 +174,7 @@ def outputs_that_are_inputs(root: Path) -> Trial:
 
 
 def _refuse() -> None:
-    """Stand for a case that is no attack: a strip in place."""
+    """A case without an attack: a strip in place."""
     from optimum_htp.errors import ArgumentError
 
     raise ArgumentError("in place")
@@ -209,7 +209,7 @@ def shared_caches(root: Path) -> Trial:
 
 
 def names_of_snapshots(hub: LoopbackHub, root: Path) -> Trial:
-    """Give a folder the name of a commit, in every place but the cache that is in use."""
+    """Give a folder the name of a commit, in every place except the cache in use."""
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.origin.source import LocalSource, locate
 
@@ -229,7 +229,7 @@ def names_of_snapshots(hub: LoopbackHub, root: Path) -> Trial:
 
 
 def two_writers(root: Path, rounds: int) -> Trial:
-    """Let two processes set a key each: where both report success, the file has both keys."""
+    """Two processes set a key each: if both report success, the file has both keys."""
     from optimum_htp.onnxfile import read_metadata
     from tests.support.replacing import writers
 
@@ -254,7 +254,7 @@ def two_writers(root: Path, rounds: int) -> Trial:
 
 
 def exported_once(output: Path) -> None:
-    """Export the model that the trials start from."""
+    """Export the model for the trials."""
     from optimum_htp import HTPExporter
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -35,7 +35,7 @@ def can_mount() -> bool:
 
 @contextmanager
 def mounted(place: Path, size: int) -> Iterator[Path]:
-    """Mount a disk of so many bytes at a folder."""
+    """Mount a disk of a given size in bytes at a folder."""
     place.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
     subprocess.run(command, check=True, capture_output=True)
@@ -46,12 +46,12 @@ def mounted(place: Path, size: int) -> Iterator[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Return how many bytes a folder takes on a disk of pages."""
+    """Return the bytes that a folder takes on a disk of pages."""
     return sum(PAGE + -(-path.lstat().st_size // PAGE) * PAGE for path in folder.rglob("*"))
 
 
 def judged(operation: Operation, place: Path, fault: Fault | None) -> list[str]:
-    """Return what was lost by an operation that ended by itself."""
+    """Return the losses of an operation that ended by itself."""
     if fault is None:
         return operation.unfinished(place)
     lost = operation.torn(place)
@@ -119,7 +119,7 @@ def _exchange(path: Path, others: list[Path], stop: Event) -> None:
 
 
 def exchanged(laboratory: Laboratory, times: int) -> Trial:
-    """Read a file, and load from it, while a process keeps putting one of another commit in its place."""
+    """Read a file, and load it, while a process keeps replacing it by one of another commit."""
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoConfig
 
@@ -160,7 +160,7 @@ def exchanged(laboratory: Laboratory, times: int) -> Trial:
 
 
 def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
-    """Read, and load, a file that ends too soon or has a wrong byte."""
+    """Read and load a file that is truncated or has a wrong byte."""
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
     from optimum_htp import strip_metadata, verify_metadata
@@ -204,7 +204,7 @@ def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
 
 
 def too_large(laboratory: Laboratory) -> Trial:
-    """Write into files that would become too large for protobuf."""
+    """Write files that would become too large for protobuf."""
     from optimum_htp import strip_metadata, tag_file
     from optimum_htp.errors import FileTooLargeError
     from optimum_htp.onnxfile import rewrite_model

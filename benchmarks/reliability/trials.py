@@ -37,7 +37,7 @@ class Form(Enum):
 
     @classmethod
     def add_to(cls, parser: argparse.ArgumentParser) -> None:
-        """Let a command's user choose."""
+        """Add the options of the command."""
         group = parser.add_mutually_exclusive_group()
         group.add_argument("--quick", dest="form", action="store_const", const=cls.QUICK, help="A short form of each.")
         group.add_argument("--long", dest="form", action="store_const", const=cls.LONG, help="However long it takes.")
@@ -48,7 +48,7 @@ Trials = Callable[[Form], Iterable[Trial]]
 
 
 def table(trials: Sequence[Trial]) -> list[str]:
-    """Return trials as the lines of a Markdown table, with what was lost below it."""
+    """Return trials as the lines of a Markdown table, with the losses below it."""
     lines = ["| | tried | lost | |", "|---|---:|---:|---|"]
     for trial in trials:
         times = f"{trial.times:,}" if trial.times else "not here"
@@ -62,7 +62,7 @@ def table(trials: Sequence[Trial]) -> list[str]:
 
 
 def main(description: str | None, trials: Trials) -> None:
-    """Be the command of a kind of trials: `python -m benchmarks.reliability.NAME [--quick | --long] [--json]`."""
+    """Run a kind of trials as a command: `python -m benchmarks.reliability.NAME [--quick | --long] [--json]`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     Form.add_to(parser)
     parser.add_argument("--json", action="store_true", help="Print the trials as JSON.")

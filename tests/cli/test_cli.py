@@ -1,4 +1,4 @@
-"""The commands, as they are typed: what they print, their exit codes, and that a kill leaves nothing behind."""
+"""The commands in real processes: output, exit codes, and no remains after a kill."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_downloads_show_their_progress_to_a_terminal(published, tmp_path, empty_
     process = subprocess.Popen(command, env={**os.environ, **empty_home}, stdout=subprocess.DEVNULL, stderr=stderr)
     os.close(stderr)
     shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end of a terminal is closed
+    with contextlib.suppress(OSError):  # Linux's error for the closed end of a terminal
         while piece := os.read(terminal, 4096):
             shown += piece
     process.wait(timeout=120)

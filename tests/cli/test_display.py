@@ -1,4 +1,4 @@
-"""What reaches the eye: no name and no message steers a terminal, and what is printed can be taken in."""
+"""Output in a terminal: names and messages contain no control sequences, and the output is readable."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def htp(*arguments, **options):
 
 
 def tame(text):
-    """Whether a text has nothing in it but signs, spaces and ends of lines."""
+    """Whether a text contains only punctuation, spaces and line ends."""
     return all(char.isprintable() or char == "\n" for char in text)
 
 
@@ -158,7 +158,7 @@ def test_info_has_an_input_a_line_and_all_of_them_where_asked(tmp_path):
 
 
 def in_terminal(columns, *command):
-    """Run a command in a terminal of some width; return what it shows."""
+    """Run a command in a terminal of a given width; return the output."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
@@ -168,7 +168,7 @@ def in_terminal(columns, *command):
     try:
         while piece := os.read(ours, 4096):
             shown += piece
-    except OSError:  # how Linux says that the other end of a terminal is closed
+    except OSError:  # Linux's error for the closed end of a terminal
         pass
     assert process.wait(timeout=60) == 0
     return shown.decode().splitlines()
@@ -205,7 +205,7 @@ def test_reader_that_leaves_early_is_no_error(command, tmp_path):
 @pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["verify", "--json"], ["strip"]])
 def test_full_disk_behind_standard_output_is_reported(command, tmp_path):
     properties = {**make.HUB, "hf_private": "perhaps"} if command[0] == "verify" else make.HUB
-    names = [(f"input_{index}_{'x' * 200}", ["batch"]) for index in range(100)]  # more than Python holds back
+    names = [(f"input_{index}_{'x' * 200}", ["batch"]) for index in range(100)]  # more than Python's buffer
     file = write(tmp_path / "m.onnx", properties, names)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -226,7 +226,7 @@ def test_closed_standard_output_changes_no_exit_code(flags, properties, code, tm
     line = f'"{CLI}" htp info "{file}" {flags} >&-'
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
     assert done.returncode == code
-    assert bool(done.stderr) == (code == 1 and not flags)  # JSON has what is wrong with a file in its document
+    assert bool(done.stderr) == (code == 1 and not flags)  # the JSON document contains a file's fault
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""`optimum-cli htp env`: versions, and the breaks between them."""
+"""`optimum-cli htp env`: versions, and incompatible combinations of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit codes: what the guide's table promises of every command."""
+"""Exit codes: every command has those of the manual's table."""
 
 from __future__ import annotations
 

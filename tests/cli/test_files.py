@@ -1,4 +1,4 @@
-"""Commands over many files: one file's failure, even by our own bug, leaves the report on the others whole."""
+"""Commands with many files: the failure of one file, also by a bug of this package, does not affect the others."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_json_is_printed_after_any_failure(command, error, files):
 def test_errors_keep_what_programs_need(hub):
     hub.status, hub.retry_after = 429, 7
     url = "hf://org/model/model.onnx"
-    soon = {"OPTIMUM_HTP_TIMEOUT": "1"}  # shorter than the Hub asks to wait
+    soon = {"OPTIMUM_HTP_TIMEOUT": "1"}  # shorter than the wait that the Hub requests
     done = optimum_cli("htp", "info", url, "--json", check=False, **soon)
     (file,) = json.loads(done.stdout)["files"]
     assert (file["file"], file["error"], file["retry_after"]) == (url, "RateLimitedError", 7)

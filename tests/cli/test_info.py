@@ -1,4 +1,4 @@
-"""info shows where files came from, here and elsewhere."""
+"""`htp info` shows the origin of local and remote files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and kills: nothing is replaced after them, what was done is reported, and nothing is left lying about."""
+"""Ctrl-C and kills: nothing is replaced afterwards, finished work is reported, and no temporary files remain."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.vectors import make
 
 CLI = python_of_users().with_name("optimum-cli")
 FILES = 60
-WEIGHTS = 8 << 20  # bytes; so that a file takes some milliseconds
-SOON = 15  # seconds: 1 to 2 where nothing else runs, and 20 or more where a command waits for the Hub
+WEIGHTS = 8 << 20  # bytes; stripping a file takes some milliseconds
+SOON = 15  # seconds: 1 to 2 on an idle machine, at least 20 for a command that waits for the Hub
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Many stamped files of some size."""
+    """Return many large stamped files."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -51,10 +51,10 @@ def stripped(folder):
 
 
 def interrupted_after_the_first(command, kind, folder):
-    """Run a command that strips, and send it a signal as soon as one file is stripped."""
+    """Run a command that strips files, and send a signal after the first one."""
     before = {path.name: path.stat().st_ino for path in folder.glob("*.onnx")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if hasattr(os, "setpriority"):  # on a busy machine too it is not done before the signal comes
+    if hasattr(os, "setpriority"):  # the signal arrives before the end, also on a busy machine
         os.setpriority(os.PRIO_PROCESS, process.pid, 19)
     deadline = time.monotonic() + 60
     while all(path.stat().st_ino == before[path.name] for path in folder.glob("*.onnx")):
@@ -76,7 +76,7 @@ def test_no_file_is_replaced_after_a_signal_and_earlier_results_are_reported(kin
     assert 1 <= len(reported) < FILES
     assert stderr.splitlines() == ["interrupted"]
     assert seconds < 10
-    assert len(list(folder.iterdir())) == FILES  # and no temporary ones
+    assert len(list(folder.iterdir())) == FILES  # and no temporary files
 
 
 def test_json_reports_results_before_a_signal(folder):
@@ -131,7 +131,7 @@ def test_long_write_is_given_up_and_cleaned_up(tmp_path):
 
 @pytest.mark.parametrize(
     "command", [["inject", "--model", "tiny/bert"], ["verify"]]
-)  # it is asked before, or for each
+)  # one question for all files, or one for each
 def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub, published, empty_home):
     published("bert")
     asked = threading.Event()
@@ -171,13 +171,13 @@ def name_of(command):
 
 @pytest.fixture
 def transfers():
-    """Is set when a transfer begins."""
+    """Set an event when a transfer begins."""
     return threading.Event()
 
 
 @pytest.fixture
 def files(exported, hub, published, tmp_path):
-    """Return the values of names in commands; the Hub has the model, and a user with write access."""
+    """Return the values of the variables in commands. The Hub has the model and a user with write access."""
     published("bert")
     (tmp_path / "list.txt").write_text("tiny/bert\n")
     file = shutil.copy(exported("bert") / "model.onnx", tmp_path / "model.onnx")
@@ -186,7 +186,7 @@ def files(exported, hub, published, tmp_path):
 
 
 def interrupted_in_a_transfer(command, files, transfers, env):
-    """Run a command, and send it SIGINT while it transfers a file."""
+    """Run a command, and send SIGINT during a transfer."""
     program = [sys.executable] if command[0] == "-c" else [CLI]
     arguments = [functools.reduce(lambda text, name: text.replace(name, files[name]), files, one) for one in command]
     env = {**env, "HF_TOKEN": "hf_writer"}
@@ -245,7 +245,7 @@ def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, tran
 def test_silent_xet_server_does_not_hold_the_command(command, files, hub, transfers, empty_home):
     pytest.importorskip("hf_xet")
     hub.xet = XetStore()
-    hub.serve_ranges = False  # so that verify has to download
+    hub.serve_ranges = False  # `verify` must download it
     env = {**os.environ, **empty_home, "HF_HUB_DISABLE_XET": "0"}
     with xet_server(None, transfers.set) as hub.xet.url:
         code, stderr, took = interrupted_in_a_transfer(command, files, transfers, env)
@@ -284,7 +284,7 @@ def test_signal_at_any_moment_is_one_line(wait, tmp_path):
         [sys.executable, "-c", _AT_A_MOMENT, str(wait), *command], capture_output=True, text=True, timeout=60
     )
     assert done.stderr.splitlines() == ["interrupted"]
-    assert done.returncode in (130, -signal.SIGINT)  # the latter is what Python says of Ctrl-C itself: to a shell, 130
+    assert done.returncode in (130, -signal.SIGINT)  # Python's own code for Ctrl-C is negative; a shell shows 130
     assert done.stdout == ""
 
 

@@ -1,4 +1,4 @@
-"""Outputs never destroy what is there: inputs, ONNX files, files of another kind."""
+"""Outputs never replace inputs, ONNX files that were not named, or files of other types."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(exported, tmp_path):
 
 
 def refused(*arguments, keeps):
-    """Run a command that has to end with an error of one line, before any work and without a change of files."""
+    """Run a command that must fail with one line, before any work and without a change of files."""
     before = {path: path.read_bytes() for path in keeps}
     done = optimum_cli(*arguments, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -184,7 +184,7 @@ def test_external_data_of_an_input_is_an_input(model, tmp_path):
             check_output(tmp_path / "b.json", BILL, inputs=[tmp_path / "b.onnx"], force=force)
     with pytest.raises(ProtectedFileError):
         check_output(tmp_path / "b.json", ONNX, inputs=[tmp_path / "b.onnx"])
-    shutil.copy(model, tmp_path / "b.json")  # data that could be an ONNX file, too
+    shutil.copy(model, tmp_path / "b.json")  # external data too may be an ONNX file
     with pytest.raises(ProtectedFileError):
         strip_metadata(tmp_path / "b.onnx", tmp_path / "b.json")
 

@@ -1,4 +1,4 @@
-"""Fixtures that several files of these tests use."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.publisher import write_model
 
 @pytest.fixture
 def export(tmp_path):
-    """Export with a cache of the test's own."""
+    """Export with the cache of one test."""
 
     def run(*args, **kwargs):
         kwargs.setdefault("cache_dir", tmp_path / "cache")
@@ -28,7 +28,7 @@ def bert(published, hub):
 
 @pytest.fixture
 def old_and_new(tmp_path):
-    """An output folder with an old model beside a file of somebody else, and a new model to publish there."""
+    """An output folder with an old model and a foreign file, and a new model to publish there."""
     output = write_model(tmp_path / "work" / "out", "old")
     (output / "notes.txt").write_text("mine")
     return output, write_model(tmp_path / "new", "new")

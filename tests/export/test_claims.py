@@ -1,4 +1,4 @@
-"""What an export may not claim: where weights, code, scheduler or folder are not a commit's alone, it says less."""
+"""Claims of an export: weights, code, scheduler or folder that are not only from a commit are not attributed to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support import models
 
 @pytest.fixture
 def adapter(model_folder, hub, tmp_path):
-    """The folder of an adapter of a model on the Hub, with a config; and its base model, with the adapter."""
+    """The folder of an adapter with a config, and its base model with the adapter."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
 
@@ -51,7 +51,7 @@ def same_answers(file, model):
 
 
 def other_weights(hub, repo_id):
-    """Let main of a repo have other weights; return the commit that it was at."""
+    """Give a repo's main branch other weights; return the previous commit."""
     from safetensors.torch import load, save
 
     repo = hub.repos[repo_id]
@@ -150,7 +150,7 @@ def test_code_of_the_tokenizer_alone_belongs_to_the_commit(hub, tmp_path):
 
 @pytest.fixture
 def in_folders(model_folder, tmp_path):
-    """A model of sentence_transformers whose transformer lies in a folder of its own."""
+    """A model of sentence_transformers with its transformer in a subfolder."""
     pytest.importorskip("sentence_transformers")
     source, folder = model_folder("minilm"), tmp_path / "in-folders"
     (folder / "0_Transformer").mkdir(parents=True)

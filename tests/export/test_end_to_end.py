@@ -1,4 +1,4 @@
-"""Export by the command, load from the file alone in a new process with an empty cache, compare with PyTorch."""
+"""Export with the command, load in a new process with an empty cache, and compare with PyTorch."""
 
 from __future__ import annotations
 

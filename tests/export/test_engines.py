@@ -1,4 +1,4 @@
-"""Which engine exports a model, and what is said where none can."""
+"""The choice of an engine for a model, and the error if no engine supports it."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ newest = pytest.mark.skipif(not has_transformers_exporters(), reason="transforme
 
 @pytest.fixture(scope="module")
 def funnel(made_once):
-    """A model that Optimum's exporter does not know."""
+    """A model that Optimum's exporter does not support."""
 
     def make(folder):
         config = transformers.FunnelConfig(
@@ -62,7 +62,7 @@ def test_unsupported_model_is_exported_by_transformers(funnel, tmp_path, caplog)
     result = HTPExporter().export(funnel, tmp_path / "out")
     assert (result.engine, result.task) == ("transformers", "text-classification")
     assert "with transformers' own exporters. Optimum" in caplog.text
-    assert "takes input_ids of batch_size x 16 only" in caplog.text  # funnel's pooling fixes it
+    assert "takes input_ids of batch_size x 16 only" in caplog.text  # funnel's pooling makes it constant
     from transformers.exporters import ExportedModel
 
     loaded = ExportedModel.from_pretrained(tmp_path / "out")
@@ -91,7 +91,7 @@ def test_a_class_that_declares_text_input_for_images_is_traced_with_images(name)
 
 
 @newest
-@pytest.mark.parametrize("task", ["text-generation", "image-to-text"])  # the latter is one of AutoModel's
+@pytest.mark.parametrize("task", ["text-generation", "image-to-text"])  # the second is a class of AutoModel
 @pytest.mark.parametrize("engine", [None, "transformers"])
 def test_a_task_without_a_class_of_the_model_is_rejected(task, engine, funnel, tmp_path):
     with pytest.raises(ExportError, match=f"no class of funnel models for {task}.*: text-classification") as caught:

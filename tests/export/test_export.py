@@ -1,4 +1,4 @@
-"""HTPExporter: what it fetches, what it records, and which options it takes."""
+"""HTPExporter: downloads, records, and options."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_all_files_come_from_one_commit_while_main_moves(export, hub, model_fold
 
 
 def test_configs_of_an_earlier_commit_are_removed_by_a_new_export(export, hub, tmp_path):
-    """They would be used for the new file's model: other labels, other words."""
+    """The preprocessor would not fit the new model: its labels and words differ."""
     first = models.bert(tmp_path / "first")
     (first / "generation_config.json").write_text("{}")
     repo = hub.add("tiny/moved-on", first)
@@ -87,7 +87,7 @@ def test_configs_of_an_earlier_commit_are_removed_by_a_new_export(export, hub, t
         assert "MOVED" in (folder / "tokenizer.json").read_text()
         assert not (folder / "generation_config.json").exists()
     assert (out / "config.json").read_bytes() == files["config.json"]
-    assert json.loads((mine / "config.json").read_text()) == own  # what somebody has edited stays
+    assert json.loads((mine / "config.json").read_text()) == own  # an edited file is kept
 
 
 @pytest.mark.parametrize("ref", ["v1", "refs/pr/7", "a-branch"])

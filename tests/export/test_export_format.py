@@ -1,4 +1,4 @@
-"""AutoHfExporter of transformers writes our files: the format `htp`."""
+"""transformers' AutoHfExporter writes files of this package: the format `htp`."""
 
 import shutil
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_auto_hf_exporter_writes_a_stamped_file_in_the_format_htp(traced, tmp_pa
 
 @pytest.fixture
 def stages(traced, made_once):
-    """What `AutoHfExporter` wrote for a decoder on the Hub, and what it answered before and after that."""
+    """The output of `AutoHfExporter` for a decoder on the Hub, and the model's results before and after it."""
     traced("gpt2")
     model = transformers.AutoModelForCausalLM.from_pretrained("small/gpt2").eval()
     config = AutoExportConfig.from_dict({"export_format": "htp", "dynamic": True})
@@ -65,7 +65,7 @@ def stages(traced, made_once):
 
 
 def offsets_in(path):
-    """Where in the data file each weight of a graph is that does not lie in the graph."""
+    """Return the place in the data file of each external weight of a graph."""
     tensors = onnx.load(path, load_external_data=False).graph.initializer
     return {one.name: {e.key: e.value for e in one.external_data}["offset"] for one in tensors if one.external_data}
 

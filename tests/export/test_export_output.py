@@ -1,4 +1,4 @@
-"""The output of an export: which files it writes, and what it leaves as it was."""
+"""The output folder of an export: which files are written, and which are kept."""
 
 from __future__ import annotations
 
@@ -141,9 +141,9 @@ def test_cache_that_cannot_be_written_is_named(export, bert, tmp_path):
 
 
 def test_warnings_of_an_export_name_the_folder_of_the_user(published, tmp_path, caplog):
-    """Optimum warns of outputs that differ by more than `atol` (below zero: all), and names the folder."""
+    """Optimum warns of outputs that differ by more than `atol` (below zero: all outputs), with the folder's name."""
     repo_id = published("bert").repo_id
-    logger = logging.getLogger("optimum.exporters.onnx.convert")  # Optimum's root logger may not propagate
+    logger = logging.getLogger("optimum.exporters.onnx.convert")  # Optimum's root logger may not propagate messages
     logger.addHandler(caplog.handler)
     try:
         HTPExporter().export(repo_id, tmp_path / "out", atol=-1.0)

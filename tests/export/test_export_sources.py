@@ -1,4 +1,4 @@
-"""Where the model of an export comes from: memory, the cache, or a Hub that is away."""
+"""Sources of an exported model: memory, the cache, or an unreachable Hub."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_path_in_the_cache_is_exported_as_the_hub_model(export, bert, tmp_path):
     from huggingface_hub import snapshot_download
 
     folder = snapshot_download("tiny/bert", cache_dir=tmp_path / "elsewhere")
-    assert export(folder, tmp_path / "local").metadata.model_type == "local"  # another cache is in use
+    assert export(folder, tmp_path / "local").metadata.model_type == "local"  # with another cache
     result = export(folder, tmp_path / "out", cache_dir=tmp_path / "elsewhere")
     assert (result.metadata.hub_id, result.metadata.hub_sha) == ("tiny/bert", bert.refs["main"])
-    assert result.metadata.config_files is None  # the cache may not have all of them
+    assert result.metadata.config_files is None  # the cache may be incomplete
 
 
 def test_verify_hub_reads_back_and_resolves(export, bert, hub, tmp_path):
@@ -68,7 +68,7 @@ def test_verify_hub_reads_back_and_resolves(export, bert, hub, tmp_path):
         export("tiny/bert", tmp_path / "out", verify_hub=True)
     asked = [request.path for request in requests if request.path.startswith("/api/models/tiny/bert")]
     assert len(asked) == 3
-    assert "/tree/" in asked[-1]  # which has the digests of what is embedded
+    assert "/tree/" in asked[-1]  # it has the digests of the embedded files
     assert sum(request.path.endswith("config.json") and request.method == "GET" for request in requests) >= 2
 
 

@@ -1,4 +1,4 @@
-"""Models in memory are pinned to a commit only as long as they are what that commit holds."""
+"""A model in memory is attributed to a commit only if its weights are those of the commit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def one_edited_value(model):
 
 
 def a_merged_adapter(model):
-    """Leaves the same modules, with some weights moved."""
+    """Return the same model with some weights exchanged."""
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(r=4, target_modules=["query"], init_lora_weights=False)
@@ -44,7 +44,7 @@ def a_merged_adapter(model):
 
 
 def an_adapter(model):
-    """A model of peft, which holds the model of transformers."""
+    """A model of peft around a model of transformers."""
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(model, LoraConfig(r=4, target_modules=["query"], init_lora_weights=False))
@@ -112,7 +112,7 @@ def test_head_that_the_checkpoint_lacks_is_no_commits(bert, tmp_path, caplog, hi
 
 @pytest.mark.parametrize("hierarchy", [True, False])
 def test_pooler_that_no_output_needs_does_not_count(zoo_export, tmp_path, hierarchy):
-    """The checkpoint of a masked language model has none."""
+    """The checkpoint of a masked language model lacks them."""
     from transformers import AutoModel
 
     zoo_export("bert")
@@ -171,7 +171,7 @@ def test_pipeline_of_several_models_is_compared_with_each(model_folder, hub):
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_every_architecture_is_recognized_until_it_is_changed(name, hub, tmp_path):
-    """Tied, shared, renamed and split tensors: what loading does to them is no change."""
+    """Tied, shared, renamed and split tensors: changes by loading are not changes of the model."""
     import torch
     import transformers
 

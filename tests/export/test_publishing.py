@@ -1,4 +1,4 @@
-"""An output folder while exports replace the model in it: killed, interrupted, refused, and in a crowd."""
+"""Replacement of the model in an output folder: kills, interrupts, refusals, and concurrent exports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def test_killed_at_any_rename_leaves_the_old_model_the_new_one_or_a_switch_that_
         publish_copy(old, output)
         code, errors = ended(publisher(new, output, "--at", rename, "kill"))
         assert code == -signal.SIGKILL, errors
-        there, switching = versions(output), replacement_is_pending(output)  # reading raises where a file is missing
+        # Reading raises an exception for a missing file.
+        there, switching = versions(output), replacement_is_pending(output)
         assert there in ({"old"}, {"new"}) or switching
         seen.add((*sorted(there), switching))
         settle(output)
@@ -143,7 +144,7 @@ def test_parallel_exports_never_mix_and_readers_find_a_complete_model(old_and_ne
             try:
                 found = read_whole(output, lambda watch: versions(output, watch=watch))
             except ModelBeingReplacedError:
-                continue  # they follow one another without a pause here
+                continue  # one after the other without a pause
             reads.append(found)
 
     readers = [threading.Thread(target=target) for target in (watch_names, read, read)]

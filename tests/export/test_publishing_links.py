@@ -1,4 +1,4 @@
-"""Links and planted files in an output folder lead no export to other folders."""
+"""Links and planted files in an output folder do not redirect an export to other folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output folder is read while, or after, an export replaces the model in it."""
+"""Reading an output folder during and after the replacement of its model."""
 
 from __future__ import annotations
 

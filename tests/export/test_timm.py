@@ -1,4 +1,4 @@
-"""Models of timm: their config names no type of model, has the labels under another name, and is the only file."""
+"""Models of timm: the config has no model type, other names for labels, and no other file."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ UNNAMED = {key: value for key, value in CONFIG.items() if key != "label_names"}
 
 
 def graph(path):
-    """Save an image classifier of five labels."""
+    """Save an image classifier with five labels."""
     shapes = {"wide": (3, 400), "narrow": (400, 5)}
     weights = [onnx.numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()]
     nodes = [
@@ -51,7 +51,7 @@ def graph(path):
 def has_timm():
     try:
         import timm  # noqa: F401
-    except (ImportError, RuntimeError):  # the torchvision of PyPI does not run with PyTorch's build for CPUs
+    except (ImportError, RuntimeError):  # PyPI's torchvision does not run with PyTorch's CPU build
         return False
     return True
 
@@ -83,7 +83,7 @@ def test_a_file_of_timm_names_its_labels_and_its_image_processor(hub, tmp_path):
 @pytest.mark.parametrize("stamped", [True, False])
 def test_number_of_labels_matches_the_config(config, stamped, hub, tmp_path):
     file = graph(tmp_path / "model.onnx")
-    (tmp_path / "config.json").write_text(json.dumps(config))  # the second is what Optimum's exporter writes
+    (tmp_path / "config.json").write_text(json.dumps(config))  # the second is written by Optimum's exporter
     if stamped:
         hub.add("timm/unnamed", {"config.json": json.dumps(config).encode()}, pipeline_tag="image-classification")
         inject_hub_metadata(file, "timm/unnamed")
@@ -116,7 +116,7 @@ def test_a_failed_import_of_timm_is_reported(hub, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(made_once):
-    """A real model, saved as timm saves it to a Hub."""
+    """A real model, saved as timm saves it for a Hub."""
     timm = pytest.importorskip("timm")
 
     def make(folder):
@@ -137,7 +137,7 @@ def test_both_engines_export_the_classifier_and_it_answers_as_timm_does(saved, h
     from transformers import pipeline
 
     config = json.loads((saved / "config.json").read_text())
-    config.pop("model_args", None)  # of which TimmWrapperForImageClassification gives timm some twice
+    config.pop("model_args", None)  # TimmWrapperForImageClassification passes some twice
     shutil.copytree(saved, tmp_path / "saved")
     (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
     hub.add("timm/real", tmp_path / "saved", pipeline_tag="image-classification", library_name="timm")

@@ -1,4 +1,4 @@
-"""What transformers' own exporters write as an engine of ours is a file like any other."""
+"""Files that our engine writes with transformers' own exporters have all features of other files."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""While we watch an export, everybody else's go on as ever; and what we make of it can fail without it."""
+"""Observation of an export does not affect other exports; its errors do not affect the observed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures that several files of these tests use."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 

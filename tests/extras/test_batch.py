@@ -1,4 +1,4 @@
-"""Batches: each model in a separate process, each exported once, also after kills."""
+"""Batches: each model in a new process, each exported once, also after kills."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
 
 @pytest.fixture
 def named_like_libraries(tmp_path):
-    """A folder with files that are called as libraries are; and the mark that each leaves when it is imported."""
+    """A folder of modules with names of libraries, and the mark that each writes at its import."""
     folder, mark = tmp_path / "here", tmp_path / "mark"
     folder.mkdir()
     for name in ("torch", "psutil", "threading", "pickle", "socket", "struct", "multiprocessing", "transformers"):
@@ -156,7 +156,7 @@ def test_killed_batch_is_finished_by_the_next(models, tmp_path, empty_home, vict
 
 
 def _wait_for_export(process, out):
-    """Wait until an export is under way; return the processes that do it."""
+    """Wait until an export runs; return its processes."""
     server = psutil.Process(process.pid)
     for _ in range(1200):
         if (out / "batch.jsonl").exists() and list(out.rglob(".optimum-htp-*")):
@@ -166,7 +166,7 @@ def _wait_for_export(process, out):
 
 
 def _exports(process):
-    """Whether this is no server: those have children, or track resources."""
+    """Whether a process is not a server: servers have children, or track resources."""
     return not process.children() and "resource_tracker" not in " ".join(process.cmdline())
 
 
@@ -217,7 +217,7 @@ def test_output_that_would_shadow_a_model_name_is_rejected(models, tmp_path, emp
 
 def test_export_that_another_disk_has_is_no_success(tmp_path):
     class OtherDisk(ThreadPoolExecutor):
-        """Exports to where this machine does not look, and is content."""
+        """Export to a place that this machine does not read."""
 
         def submit(self, fn, job, output, access, export):
             return super().submit(
@@ -256,7 +256,7 @@ def test_link_that_leads_out_of_a_batchs_folder_is_not_written_through(tmp_path,
 
 
 def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
-    """Each model alone would give up: its wait is longer than its time."""
+    """Each single model would fail: its wait is longer than its time limit."""
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1.5")
     names = [f"limited/model-{number}" for number in range(20)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Batches that push: each export is pushed once per repo and options, also after earlier pushes to other repos."""
+"""Batches with pushes: each export is pushed once per repo and options, also after pushes to other repos."""
 
 from __future__ import annotations
 

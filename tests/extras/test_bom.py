@@ -1,4 +1,4 @@
-"""Bills of materials say what files are made of; the recipe of signing a stamped file holds."""
+"""Bills of materials list the sources of a file; the documented signing commands work with a stamped file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import ROOT, optimum_cli, run
 
 SIGNING = ROOT / ".venv-model-signing" / "bin" / "model_signing"
 
-# As `openssl ecparam -name prime256v1 -genkey` and `openssl ec -pubout` make them.
+# As made by `openssl ecparam -name prime256v1 -genkey` and `openssl ec -pubout`.
 _KEYS = """
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,7 +35,7 @@ def sha256(path):
 
 @pytest.fixture
 def stamped(plain_bert, hub, access):
-    """A file of a model that was made from another, under two licenses."""
+    """A file of a model with a base model, under two licenses."""
     hub.repos["tiny/bert"].card = {"license": ["mit", "bigscience-openrail-m"], "base_model": "google-bert/bert-base"}
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     return plain_bert
@@ -101,7 +101,7 @@ def test_command_writes_and_prints(stamped, tmp_path, empty_home):
 @pytest.mark.slow
 @pytest.mark.skipif(not SIGNING.exists(), reason="model-signing has no environment: `make test-slow` makes one")
 def test_stamped_file_is_signed_verified_and_refused_after_a_byte_was_changed(stamped, tmp_path):
-    """The recipe of the README, with OpenSSF's own tool, keys alone and no connection."""
+    """README's commands with OpenSSF's tool, with local keys and without a connection."""
     run(SIGNING.with_name("python"), "-c", _KEYS, cwd=tmp_path)
     folder = tmp_path / "out"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Batches on a Dask cluster: a real scheduler and real workers over TCP, S3 played by moto's server over HTTP."""
+"""Batches on a Dask cluster: a real scheduler and workers over TCP, and moto's server for S3 over HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def s3():
 
 
 class Cluster:
-    """A scheduler, and the workers that were started."""
+    """A scheduler and its workers."""
 
     def __init__(self, folder: Path) -> None:
         self.file, self.processes = folder / "scheduler.json", []
@@ -60,7 +60,7 @@ class Cluster:
     def _start(self, python: str | Path, *arguments: object, **env: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [str(python), "-m", "dask", *map(str, arguments)],
-            cwd=self.file.parent,  # a worker finds what is installed, and not what lies here
+            cwd=self.file.parent,  # a worker uses installed packages, not the current folder
             env={**os.environ, **env},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -83,7 +83,7 @@ def cluster(tmp_path):
 
 @contextmanager
 def executor(cluster, workers, **limits):
-    """An executor, once so many workers have come."""
+    """Return an executor after the given number of workers has connected."""
     from distributed import Client
 
     with Client(cluster.address, set_as_default=False) as client:
@@ -207,14 +207,14 @@ def test_workers_without_the_package_or_with_another_version_are_named(cluster, 
     other.install(wheel)
     installed = next(other.site_packages.glob("optimum_htp-*.dist-info/METADATA"))
     installed.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.1", installed.read_text()))
-    module = other.site_packages / "optimum_htp" / "version.py"  # earlier versions of Dask ask the module
+    module = other.site_packages / "optimum_htp" / "version.py"  # earlier Dask versions call the module
     module.write_text(module.read_text().replace(__version__, "0.0.1"))
     for environment, reported in ((bare, "has no optimum-htp"), (other, "has optimum-htp 0.0.1")):
         worker = cluster.worker(environment.python)
         with pytest.raises(ClusterError, match=reported) as caught, executor(cluster, 1):
             pass
         assert f"pip install optimum-htp=={__version__}" in str(caught.value)
-        worker.terminate()  # it signs off: of one that is killed, the scheduler may hear too late
+        worker.terminate()  # it signs off; the scheduler may notice a killed worker too late
         worker.wait()
 
 

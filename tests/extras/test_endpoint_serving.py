@@ -58,7 +58,7 @@ class Served:
 
 @pytest.fixture(scope="session")
 def donut_file(made_once):
-    """A file whose card names the task document-question-answering, which no exporter supports."""
+    """A file with a card for document-question-answering, a task without an exporter."""
     from optimum_htp.onnxfile import rewrite_model
 
     def make(folder):
@@ -83,8 +83,9 @@ def served(exported, zoo_export, donut_file, tmp_path_factory):
         write_endpoint(zoo_export(name).output, root / name)
         names |= set((root / name / "requirements.txt").read_text().splitlines())
     assert write_endpoint(donut_file, root / "donut").task == "document-question-answering"
-    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "segformer")  # the processor of
-    everything = root / "requirements.txt"  # the tiny model does not support segmentation
+    # The tiny model's processor does not support segmentation.
+    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "segformer")
+    everything = root / "requirements.txt"
     everything.write_text("\n".join(sorted(names)))
     python = linked_environment(tmp_path_factory.mktemp("environment"), everything)
     env = {name: text for name, text in os.environ.items() if not name.startswith(("HF_", "PYTHON", "OPTIMUM_HTP"))}
@@ -199,7 +200,7 @@ class TestServing:
     @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg decodes files other than WAV")
     @pytest.mark.parametrize(("name", "suffix"), [("whisper", "flac"), ("wav2vec2", "flac"), ("wav2vec2", "wav")])
     def test_ffmpeg_decodes_other_audio(self, served, tmp_path, name, suffix):
-        """Another format, or another rate."""
+        """Convert to another format or sampling rate."""
         (tmp_path / "in.wav").write_bytes(wav())
         rate = ["-ar", "48000"] if suffix == "wav" else []
         command = ["ffmpeg", "-loglevel", "error", "-i", tmp_path / "in.wav", *rate, tmp_path / f"out.{suffix}"]

@@ -1,4 +1,4 @@
-"""Batches whose models a Hub lists, and the manifests that tell of them: checked, billed, and made again."""
+"""Batches of a Hub's list of models, and their manifests: verified, billed, and reproduced."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_collection_is_exported_checked_billed_and_made_again(shelf, model_folde
     bill = optimum_cli("htp", "bom", manifest).stdout
     assert all(f"pkg:huggingface/{model.model}@{model.commit}" in bill for model in written.models)
 
-    shelf.repos["shelf/one"].commit({"config.json": b"{}"})  # the branch moves on
+    shelf.repos["shelf/one"].commit({"config.json": b"{}"})  # the branch gets a new commit
     made = batch("--from-manifest", manifest, "-o", again, **env)
     assert {model["state"] for model in made.values()} == {"done"}
     for path, (model, file) in written.files().items():
@@ -97,7 +97,7 @@ def test_collection_is_exported_checked_billed_and_made_again(shelf, model_folde
 
 
 def test_names_that_the_hub_gave_are_not_folders_here(shelf, model_folder, tmp_path, empty_home):
-    """A folder here is called as a model of the collection; it is of another type."""
+    """A local folder has the name of a model in the collection, with another model type."""
     here = tmp_path / "here"
     shutil.copytree(model_folder("gpt2"), here / "shelf" / "one")
     shutil.copytree(model_folder("gpt2"), here / "shelf" / "two")
@@ -140,7 +140,7 @@ def test_jobs_of_the_hub_reach_workers_as_such(monkeypatch, tmp_path):
     assert pickle.loads(pickle.dumps(_for_workers(job))).reference == "hf://tiny/bert"
     assert _for_workers(mine).reference == str(tmp_path / "tiny" / "bert")
     entry = {"model": "tiny/bert", "output": "x", "task": "fill-mask"}
-    assert job_of(ManifestModel(**entry)).reference == "tiny/bert"  # of a folder: no commit
+    assert job_of(ManifestModel(**entry)).reference == "tiny/bert"  # of a folder, without a commit
     assert job_of(ManifestModel(**entry, commit="0" * 40)).reference == "hf://tiny/bert"
     assert job_of(ManifestModel(**{**entry, "model": "ms://tiny/bert"}, commit="0" * 40)).reference == "ms://tiny/bert"
     cached = str(tmp_path / "hub" / "models--tiny--bert" / "snapshots" / ("0" * 40))
@@ -165,12 +165,12 @@ def test_manifest_records_the_options_of_the_existing_export(shelf, tmp_path, em
     assert made["files"][0]["sha256"] == first.models[0].files[0].sha256
 
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
-    lines[-1]["versions"] = {"torch": "0.1"}  # as when the machine has a newer one now
+    lines[-1]["versions"] = {"torch": "0.1"}  # as with a newer version on this machine
     kept.write_text("\n".join(map(json.dumps, lines)))
     state, second = written("--no-hierarchy", "--pad_token_id", "0")
     assert (state, second.versions, second.models) == ("up_to_date", {"torch": "0.1"}, first.models)
 
-    del lines[-1]["versions"], lines[-1]["options"], lines[-1]["asked"]  # as of a journal that says nothing of it
+    del lines[-1]["versions"], lines[-1]["options"], lines[-1]["asked"]  # as with a journal that lacks it
     kept.write_text("\n".join(map(json.dumps, lines)))
     state, third = written("--opset", "17")
     assert (state, third.models[0].options, third.versions_of(third.models[0])) == ("up_to_date", None, {})
@@ -198,7 +198,7 @@ def test_file_that_was_changed_in_place_is_not_called_the_manifests(shelf, tmp_p
 
 
 def _change_a_weight(path):
-    """Change a bit of a weight, with which no size and no record changes."""
+    """Change a bit of a weight. Sizes and records stay the same."""
     model = onnx.load(path)
     content = max((tensor.raw_data for tensor in model.graph.initializer), key=len)
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""ModelScope is a Hub like the first: its SDK talks to a server of its API, and nothing talks to any other Hub."""
+"""ModelScope as the first Hub: its SDK and a server of its API, without requests to other Hubs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time of each module in ONNX Runtime: what the profiler says of nodes, summed."""
+"""The time of each module in ONNX Runtime: the sum of its nodes' times in the profile."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_inputs_are_those_that_the_model_needs(name, tmp_path):
 
 
 def recorded(path, inputs, runs, folder):
-    """Return what ONNX Runtime's own profiler records of runs of an unoptimized graph."""
+    """Return ONNX Runtime's own profile of runs of an unoptimized graph."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_profiling = True
@@ -101,7 +101,7 @@ def test_time_of_a_subgraph_is_counted_once():
 
 
 def test_nodes_without_names_are_matched_by_index(tmp_path):
-    """ONNX Runtime names them itself, and says which node of the graph each was; constants are none to it."""
+    """ONNX Runtime renames nodes and records the original node; constants have none."""
     large, small = (
         numpy_helper.from_array(np.ones(shape, "f"), name) for shape, name in (((512, 512), "l"), ((512, 1), "s"))
     )
@@ -122,7 +122,7 @@ def test_nodes_without_names_are_matched_by_index(tmp_path):
 
 
 def _events(runs, kernels_of_the_next=0):
-    """What the profiler writes of runs that take 10, 20, ... microseconds, the last cut off after some kernels."""
+    """A profile of runs that take 10, 20, ... microseconds; the last one is cut off after some kernels."""
     events, now = [], 0
     for run in range(1, runs + 1):
         events.append({"cat": "Node", "name": "a_kernel_time", "ts": now + 1, "dur": 10 * run, "tid": 1})
@@ -142,7 +142,7 @@ def test_runs_that_the_profiler_dropped_count_nothing():
 
 @pytest.mark.slow
 def test_runs_that_the_profiler_did_not_record_to_their_end_do_not_count(tmp_path):
-    """It keeps a million events, and drops what comes after; here the last run and half of the one before."""
+    """ONNX Runtime keeps a million events. Here the last run and half of the previous one are missing."""
     path = _tiny(tmp_path / "m.onnx", nodes=10)
     session = profile._session(path, "CPUExecutionProvider", tmp_path / "profile", 1)
     for _ in range(5):

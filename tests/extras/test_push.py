@@ -1,4 +1,4 @@
-"""Pushes are one commit that loads, and are refused where they would do harm."""
+"""Pushes are one commit that loads, and are refused if they would lose or publish something."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_files_and_card_are_one_commit_that_loads(org, bert, writer, tmp_path):
     assert done.files == ("README.md", "model.onnx")
     assert done.commit == org.repos["me/model"].refs["main"]
     assert len([one for one in requests if "/commit/" in one.path]) == 1
-    assert pushed_files(org)["model.onnx"] == bert.read_bytes()  # went through the store of large files
+    assert pushed_files(org)["model.onnx"] == bert.read_bytes()  # through the storage of large files
     cache = {"cache_dir": tmp_path / "fresh"}
     for where, more in (("me/model", {}), ("me/model", {"file_name": "model.onnx"}), ("hf://me/model", {})):
         model = OptimumONNXModel.from_pretrained(where, **cache, **more)

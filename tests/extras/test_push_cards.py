@@ -1,4 +1,4 @@
-"""The model card of a push says what the repo's files are, and how they are loaded."""
+"""The model card of a push describes the repo's files and how to load them."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def test_existing_card_is_extended(org, bert, writer):
     assert card.data.tags == ["mine", "onnx"]
     assert card.data.base_model == "tiny/bert"
     assert card.text.count("# My words\n\nStay.") == card.text.count("## Files") == 1
-    assert len(org.repos["me/model"].commits) == 2  # the second push had nothing to say
+    assert len(org.repos["me/model"].commits) == 2  # the second push changed nothing
 
 
 def test_card_lists_existing_files_after_a_push_of_another_model(org, bert, exported, writer, tmp_path):
     push([bert.parent], "me/model", access=writer)
-    push([exported("vit")], "me/model", access=writer)  # over the first
+    push([exported("vit")], "me/model", access=writer)  # in place of the first
     card = ModelCard(pushed_files(org)["README.md"].decode())
     assert (card.data.base_model, card.data.pipeline_tag) == ("tiny/vit", "image-classification")
     other = Path(shutil.copy(bert, tmp_path / "b.onnx"))
-    push([other], "me/model", access=writer)  # beside it
+    push([other], "me/model", access=writer)  # next to it
     card = ModelCard(pushed_files(org)["README.md"].decode())
     assert card.data.base_model == ["tiny/vit", "tiny/bert"]
     assert card.data.pipeline_tag is None
     assert re.findall(r"^\| (\S+\.onnx) ", card.text, re.MULTILINE) == ["b.onnx", "model.onnx"]
-    assert 'AutoTokenizer.from_pretrained("hf://me/model/b.onnx")' in card.text  # the repo alone would be ambiguous
+    assert 'AutoTokenizer.from_pretrained("hf://me/model/b.onnx")' in card.text  # the repo would be ambiguous
     body = pushed_files(org)["README.md"].decode().replace("- tiny/bert", "- mine/model")
     org.repos["me/model"].commit({**pushed_files(org), "README.md": body.encode()})
     push([exported("bert")], "me/model", access=writer)
@@ -57,7 +57,7 @@ def test_card_lists_existing_files_after_a_push_of_another_model(org, bert, expo
 
 @pytest.mark.parametrize("earlier", [False, True])
 def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exported, writer, tmp_path, earlier):
-    """Into other folders and under other names; an earlier version has noted less of its files."""
+    """To other folders and with other names; an earlier version recorded fewer facts."""
     push([bert], "me/model", access=writer)
     (tmp_path / "more" / "sub").mkdir(parents=True)
     shutil.copy(exported("vit") / "model.onnx", tmp_path / "more" / "sub")
@@ -87,7 +87,7 @@ def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exporte
     }
     assert card.count("\nONNX export of ") == 3
     tables = re.findall(r"^## Modules of (\S+)\n\n\| module ", card, re.MULTILINE)
-    assert sorted(tables) == sorted(re.findall(r"^\| (\S+\.onnx) ", card, re.MULTILINE))  # one table for each file
+    assert sorted(tables) == sorted(re.findall(r"^\| (\S+\.onnx) ", card, re.MULTILINE))  # one table per file
 
 
 def test_license_of_one_model_is_not_that_of_another(org, bert, exported, writer, tmp_path):

@@ -1,4 +1,4 @@
-"""Which files a push takes along, and where they lie in the repo."""
+"""The files of a push, and their places in the repo."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_external_data_is_pushed_but_no_file_outside_the_folder(org, bert, write
     assert {"onnx/model.onnx", "onnx/model.onnx_data"} <= set(pushed_files(org, "me/renamed"))
     for repo_id in ("me/model", "me/renamed"):
         named = {"cache_dir": tmp_path / "fresh", "subfolder": "onnx"}
-        if repo_id == "me/renamed":  # Optimum fetches data of this name only
+        if repo_id == "me/renamed":  # Optimum downloads data with this name only
             assert ORTModelForSequenceClassification.from_pretrained(repo_id, **named).config.num_labels == 3
     evil = onnx.load(tmp_path / "other.onnx", load_external_data=False)
     for item in evil.graph.initializer[0].external_data:
@@ -62,7 +62,7 @@ def test_external_data_is_pushed_but_no_file_outside_the_folder(org, bert, write
 
 @pytest.mark.parametrize("name", ["vocab.txt", "README.md"])
 def test_link_to_another_folder_is_not_published(org, bert, writer, tmp_path, name):
-    """Folders that others made (clones, archives) may have links to anything."""
+    """Foreign folders (clones, archives) may have links to any file."""
     folder, cached = tmp_path / "out", tmp_path / "cached"
     for place in (folder, cached):
         place.mkdir()

@@ -1,4 +1,4 @@
-"""The action for CI: its script in a real shell against the loopback Hub, from the first release to a refusal."""
+"""The CI action: its script in a real shell with the loopback Hub, from the first release to a refusal."""
 
 from __future__ import annotations
 

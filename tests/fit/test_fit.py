@@ -1,4 +1,4 @@
-"""A stranger's graph is not stamped as a model, and a model's own graph is, whatever was made of it."""
+"""Foreign graphs are not stamped as a model; a model's own graph is stamped after any rewriting."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def floats(name, *shape):
 
 
 def logistic_regression(path):
-    """What skl2onnx makes of scikit-learn's: a label, and a map of probabilities."""
+    """An export of skl2onnx: a label, and a map of probabilities."""
     classify = helper.make_node(
         "LinearClassifier",
         ["X"],
@@ -71,7 +71,7 @@ def logistic_regression_of_tensors(path):
 
 
 def perceptron(path, name="input", width=48):
-    """A network with weights, of nobody's architecture."""
+    """A network with weights and an unknown architecture."""
     rng = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(rng.standard_normal((width, width), "float32"), f"layers.{i}.weight") for i in range(8)
@@ -88,7 +88,7 @@ def renamed_input(path):
 
 
 def nothing_but_the_names(path):
-    """The right input and output, and no weights between."""
+    """The right inputs and outputs, but no weights between them."""
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["N", "S"])
     cast = helper.make_node("Cast", ["input_ids"], ["last_hidden_state"], to=TensorProto.FLOAT)
     return save(path, [cast], [ids], [floats("last_hidden_state", "N", "S")])
@@ -126,7 +126,7 @@ def test_export_of_a_model_fits_it(name, zoo_export):
 
 
 def test_exports_of_other_architectures_do_not_fit(zoo_export):
-    """All of them have the same width, depth and vocabulary, which in life they have not."""
+    """All of them have the same width, depth and vocabulary, unlike real models."""
     configs = {name: json.loads((zoo_export(name).model / "config.json").read_text()) for name in SOME}
     graphs = {
         f"{name}/{path.name}": read_graph(path)

@@ -19,7 +19,7 @@ from tests.conftest import optimum_cli
 
 
 def resnet() -> bytes:
-    """A convolutional network as MXNet exported them: IR version 3, operator set 7, its weights among its inputs."""
+    """A convolutional network as MXNet exported it: IR version 3, opset 7, weights among the inputs."""
     draw = np.random.default_rng(0).normal
     weights = {
         "resnetv17_conv0_weight": draw(size=(8, 3, 3, 3)),
@@ -53,7 +53,7 @@ def resnet() -> bytes:
 
 @pytest.fixture
 def zoo(hub, plain, published):
-    """Two repos: a network of no library of Hugging Face's, and one of a transformers model that is on the Hub."""
+    """Two repos: a network of another framework, and a transformers model that is on the Hub."""
     published("bert")
     model = onnx.load(plain("bert", task="text-classification") / "model.onnx")
     model.ir_version, model.producer_version = 8, "1.13.1"

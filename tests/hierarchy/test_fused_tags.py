@@ -1,4 +1,4 @@
-"""Tags of nodes that took in others, and of models whose scopes begin below themselves: none says too much."""
+"""Tags of fused nodes, and of models whose scopes begin below the root: none is more precise than known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPT = {
 
 
 def fused(source, target, rename=lambda model: None):
-    """Optimize a file with ONNX Runtime, and take its tags away."""
+    """Optimize a file with ONNX Runtime, and remove its tags."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)
@@ -44,7 +44,7 @@ def fused(source, target, rename=lambda model: None):
 
 @pytest.fixture(scope="module")
 def opt(made_once):
-    """A model that calls `self.model.decoder`, past `self.model`, and an activation behind a layer that is fused."""
+    """A model that calls `self.model.decoder` without `self.model`, and an activation after a fused layer."""
 
     def make(folder):
         model = _seeded(transformers.OPTForCausalLM, transformers.OPTConfig(**OPT))
@@ -61,7 +61,7 @@ def without_names_of_nodes(model):
 
 
 def without_names_of_weights(model):
-    """Call weights as exporters call transposed ones."""
+    """Give weights the names of exporters for transposed ones."""
     without_names_of_nodes(model)
     names = {tensor.name: f"onnx::{number}" for number, tensor in enumerate(model.graph.initializer)}
     for tensor in model.graph.initializer:

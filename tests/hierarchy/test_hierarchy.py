@@ -1,6 +1,6 @@
-"""Tags of every architecture of the zoo against weights: a node that consumes a parameter is its owner's.
+"""Tags of every architecture of the zoo, compared with weights: the node that uses a parameter has its owner's tag.
 
-`tests/support/weights.py` matches by value and looks at no name.
+`tests/support/weights.py` matches parameters by value and ignores names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optimum_htp.profiling.inputs import sample_inputs
 from tests.support.weights import nodes_of, property_of, weight_uses
 from tests.support.zoo import ZOO
 
-# Folded: a batch norm's shift is the bias of the convolution before it, whose weight is no parameter then.
+# Folded: the shift of a batch norm is the bias of the previous convolution, whose weight is no longer a parameter.
 FOLDED = {"resnet": {"Conv"}, "segformer": {"Conv"}}
 
 
@@ -42,7 +42,7 @@ def test_node_that_uses_a_weight_belongs_to_its_owner(name, zoo_export):
         wrong = [use for use in uses if not use.exact]
         unexpected = [use for use in wrong if use.op_type not in FOLDED.get(name, ())]
         assert not unexpected
-        # What was folded is still near: in the module that the owner lies beside or in.
+        # A folded weight is in the module next to or around the owner.
         for use in wrong:
             owner = min(use.owners)
             assert owner.rpartition(".")[0].startswith(use.module.rpartition(".")[0])
@@ -101,7 +101,7 @@ def test_tags_are_valid_and_change_nothing(name, zoo_export):
 @pytest.mark.parametrize("name", ZOO)
 def test_tagging_again_changes_nothing(name, zoo_export, tmp_path):
     for path in onnx_files(zoo_export(name)):
-        for known in (None, path):  # from the names in the file alone, and with what it says of its modules
+        for known in (None, path):  # from the file's names, and with its module tree
             file = tmp_path / path.name
             if known is None:
                 strip_metadata(path, file)
@@ -124,7 +124,7 @@ def test_part_has_the_names_of_the_whole_model(zoo_export):
     nodes = read_graph(zoo_export("t5").output / "encoder_model.onnx").nodes
     modules = {node.metadata[MODULE] for node in nodes}
     assert "encoder.block.0.layer.0.SelfAttention.q" in modules
-    assert {"shared", "encoder.embed_tokens"} & modules  # with transformers 5, the encoder has one of its own
+    assert {"shared", "encoder.embed_tokens"} & modules  # in transformers 5, the encoder has its own
     tags = {node.metadata[TAG] for node in nodes}
     assert "/T5ForConditionalGeneration/T5Stack/T5Block.0/T5LayerSelfAttention.0/T5Attention/Linear" in tags
 
@@ -158,7 +158,7 @@ def test_dynamo_export_agrees(name, zoo_export, tmp_path):
     shared = theirs.keys() & ours.keys()
     assert len(shared) >= 5
     assert {owner: theirs[owner] for owner in shared} == {owner: ours[owner] for owner in shared}
-    strip_metadata(tmp_path / "dynamo.onnx")  # what somebody else wrote into the nodes is there again
+    strip_metadata(tmp_path / "dynamo.onnx")  # foreign node properties are restored
     assert [sorted(_keys(node)) for node in onnx.load(tmp_path / "dynamo.onnx").graph.node] == before
 
 

@@ -1,4 +1,4 @@
-"""Tags of files whose names say little: no node gets the module of another, and unknown nodes count as such."""
+"""Tags of files with few names: no node gets the tag of another module, and unknown nodes count as unknown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def untagged(source, change=lambda model: model):
 
 
 def without_names(model, *, weights=False):
-    """Take names of nodes and values away, as other exporters and optimizers do, and those of weights."""
+    """Remove the names of nodes, values and weights, as other exporters and optimizers do."""
     ends = {spec.name for spec in (*model.graph.input, *model.graph.output)}
     if not weights:
         ends |= {tensor.name for tensor in model.graph.initializer}
@@ -228,7 +228,7 @@ def test_weights_count_wherever_a_file_keeps_them(tmp_path):
 
 @pytest.fixture
 def encoder(plain, published, tmp_path):
-    """The encoder of a translator as Optimum alone exports it, with a record."""
+    """The encoder of a translation model as exported by Optimum alone, with a record."""
     file = shutil.copy(plain("t5", task="text2text-generation") / "encoder_model.onnx", tmp_path)
     inject_hub_metadata(file, published("t5").repo_id)
     return file

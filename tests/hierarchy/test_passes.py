@@ -1,7 +1,7 @@
-"""Tags across passes that rewrite the graph: how many nodes have one, and how many are still their weight's owner's.
+"""Tags after passes that rewrite the graph: the number of tagged nodes, and of exact tags.
 
-The table: pass by share of nodes tagged, by share of uses of surviving weights that are exact. A fused node carries
-the common module of those that it replaced, so it is exact when its weights' owners lie in its module.
+The table: for each pass the share of tagged nodes, and the share of uses of remaining weights with exact tags. A fused
+node has the common module of the replaced nodes, so its tag is exact if the owners are in that module.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ PASSES = {
 
 
 def shares(path, model):
-    """Return the share of nodes with a tag below the root's, and that of exact uses of weights, with their number."""
+    """Return the share of nodes with a tag below the root, and of exact uses of weights, with their number."""
     nodes = list(nodes_of(onnx.load(path, load_external_data=False).graph))
     tagged = [node for node in nodes if property_of(node, MODULE) is not None and property_of(node, TAG)]
     uses = weight_uses(path, model)
@@ -104,7 +104,7 @@ def shares(path, model):
 
 
 def _holds(use):
-    """Whether a fused node's module is around the owner of its weight, by no more than the fused modules."""
+    """Whether a fused node's module contains the owner of its weight, and is not larger than the fused modules."""
     fused = use.op_type.startswith(("Skip", "Fused", "Bias", "Attention", "Multi", "Gemm", "QAttention", "FastGelu"))
     return fused and any(owner.startswith(f"{use.module}.") for owner in use.owners)
 
@@ -141,7 +141,7 @@ def test_tags_are_transferred_from_the_original(name, kind, passed, zoo_export, 
     if kind == "fp16":
         model = model.half()
     made = passed(name, kind)
-    was_valid = _is_valid(made)  # not every tool sorts its nodes
+    was_valid = _is_valid(made)  # some tools do not sort nodes
     tag_file(made, original=files.output / "model.onnx")
     tagged, exact, uses = shares(made, model)
     assert tagged >= 0.98
@@ -196,7 +196,7 @@ def test_fused_node_belongs_to_the_common_module_of_the_replaced_nodes(passed, z
     made = passed("bert", "ort-all")
     tag_file(made, original=files.output / "model.onnx")
     gelus = {property_of(node, MODULE) for node in onnx.load(made).graph.node if node.op_type == "BiasGelu"}
-    layers = {f"bert.encoder.layer.{one}.intermediate" for one in (0, 1)}  # the Add of dense, and the activation
+    layers = {f"bert.encoder.layer.{one}.intermediate" for one in (0, 1)}  # the dense layer's Add, and the activation
     assert gelus == {*layers, "cls.predictions.transform"}
     HTPExporter().export(files.model, tmp_path / "out", task="fill-mask", optimize="O2")
     nodes = onnx.load(tmp_path / "out" / "model.onnx").graph.node
@@ -233,7 +233,7 @@ def test_command_tags_a_file_that_was_exported_by_something_else(published, tmp_
 @pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize(("name", "part"), [("squeezebert", ""), ("t5", "encoder"), ("bart", "model.encoder")])
 def test_plain_export_is_tagged_by_its_model(name, part, dynamo, zoo_export, tmp_path):
-    """Also of a part that was exported alone, and of a model that calls forward past its modules."""
+    """Also for a part that was exported alone, and for a model that does not call forward of its modules."""
     import torch
 
     files = zoo_export(name)
@@ -254,5 +254,5 @@ def test_table_used_by_another_module_is_recognized_by_shape(zoo_export, tmp_pat
     strip_metadata(path)
     assignment = tag_file(path, model=files.model)
     uses = weight_uses(path, getattr(transformers, ZOO["whisper"].model).from_pretrained(files.model))
-    assert "model.encoder.embed_positions" in assignment.modules  # it is never called: its weight is added as it is
+    assert "model.encoder.embed_positions" in assignment.modules  # it is never called; its weight is added directly
     assert not [use for use in uses if not use.exact]

@@ -1,4 +1,4 @@
-"""Files of IR versions below 4, whose weights are among their inputs, cannot take tags as they are."""
+"""Files of IR versions below 4 have their weights among the inputs, and cannot get tags unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures that several files of these tests use."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def web(folder):
-    """The mirror's folder, served by Python's own web server; yield its address."""
+    """Serve the mirror's folder with Python's own web server; yield its URL."""
     folder.mkdir(exist_ok=True)
     handler = functools.partial(QuietHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -44,7 +44,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirrored(bert, folder, access, monkeypatch):
-    """A folder that mirrors the commit of a file, and the Hub away."""
+    """A folder that mirrors the commit of a file, with an unreachable Hub."""
     mirror_model(str(bert), folder.as_uri(), access)
     monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", folder.as_uri())
     return folder / "tiny" / "bert" / read_record(bert).hub_sha
@@ -58,7 +58,7 @@ def repo(hub):
 
 @pytest.fixture
 def answer(hub):
-    """Change what the Hub says of a repo: a function of the answer's content, which returns another or bytes."""
+    """Change the Hub's facts about a repo, with a function of the response that returns another content or bytes."""
 
     def with_info(change):
         def tamper(method, path, status, body, headers):

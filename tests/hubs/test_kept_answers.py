@@ -1,4 +1,4 @@
-"""What is kept of a Hub's answers: files and references of huggingface_hub's cache, and nothing besides."""
+"""Cached responses of a Hub: files and references of huggingface_hub's cache, and no others."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_cache_has_the_layout_of_huggingface_hub(repo, access):
 
 
 def test_sessions_of_other_code_are_unchanged(repo, access):
-    """The session of huggingface_hub is looked at while a thread of ours fetches weights, and no longer."""
+    """The session of huggingface_hub is observed only while a thread of this package downloads weights."""
     from huggingface_hub.utils import get_session
 
     def hooks():
@@ -118,5 +118,5 @@ def test_sessions_of_other_code_are_unchanged(repo, access):
         return list(session.hooks["response"]) if hasattr(session, "hooks") else None
 
     huggingface().snapshot(repo.repo_id, repo.refs["main"], list(FILES), access)
-    with ThreadPoolExecutor(12) as pool:  # some threads get the number, and with it the session, of one of ours
+    with ThreadPoolExecutor(12) as pool:  # some threads get the id of one of our threads, and with it the session
         assert {str(found) for found in pool.map(lambda _: time.sleep(0.01) or hooks(), range(12))} <= {"[]", "None"}

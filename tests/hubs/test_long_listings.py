@@ -1,4 +1,4 @@
-"""Listings of a Hub that take more than one page: all of them, however the pages are linked, or an error."""
+"""Listings of a Hub with several pages: complete with any form of links, or an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def repo(hub):
 
 @pytest.fixture
 def paged(hub, repo):
-    """Serve listings a few entries at a time; the next page is linked as a pattern says."""
+    """Serve listings a few entries at a time; the next page's link has the given form."""
 
     def serve(link, endless=False):
         def tamper(method, path, status, body, headers):
@@ -36,7 +36,7 @@ def paged(hub, repo):
 
 @pytest.mark.parametrize("link", ["{here}{path}", "{path}", "https://huggingface.example{path}"])
 def test_all_pages_are_read_from_the_contacted_host(paged, repo, access, link):
-    """A proxy may hand on what the Hub calls itself."""
+    """A proxy may pass on the Hub's own host name."""
     paged(link)
     assert huggingface().digests(repo.repo_id, repo.refs["main"], access).keys() == FILES.keys()
 

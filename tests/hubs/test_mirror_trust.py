@@ -1,4 +1,4 @@
-"""What mirrors answer is checked, and they get no tokens and no passwords."""
+"""Responses of mirrors are verified, and mirrors get no tokens or passwords."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 @pytest.fixture
 def redirecting(hub, monkeypatch):
-    """Let HF_ENDPOINT be a mirror that redirects everything to the Hub with 308."""
+    """Set HF_ENDPOINT to a mirror that redirects everything to the Hub with 308."""
     from huggingface_hub import constants, file_download
 
     from optimum_htp.hubs import redirects

@@ -1,4 +1,4 @@
-"""Mirrors: places of one's own that stand in for the Hub, by full commit."""
+"""Mirrors: local places that replace the Hub, by full commit."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_mirror_listed_first_is_searched_before_embedded_files(bert, mirrored, t
     assert config_source(bert, record, cold, None, False, needed=True).folder == mirrored
     monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", (tmp_path / "nothing").as_uri())
     forget()
-    assert config_source(bert, record, cold, None, False, needed=True).names  # what is embedded
+    assert config_source(bert, record, cold, None, False, needed=True).names  # embedded files
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_mirror_is_searched_after_the_cache_and_before_the_hub(bert, mirrored, h
     assert requests == []
     (mirrored / MANIFEST).write_text("{}")
     with hub.recorded() as requests:
-        OptimumONNXModel.from_onnx(bert, cache_dir=access.cache_dir)  # filled when the mirror was
+        OptimumONNXModel.from_onnx(bert, cache_dir=access.cache_dir)  # from the time when the mirror was filled
     assert requests == []
 
 

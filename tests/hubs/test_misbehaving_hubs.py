@@ -1,4 +1,4 @@
-"""Hubs and proxies that answer anything: what is of use is used, the rest is an error that says so."""
+"""Hubs and proxies with any response: useful responses are used, others cause an error with the reason."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STRANGE = (
 @pytest.mark.parametrize("key", OPTIONAL)
 def test_facts_of_another_type_are_left_out(answer, repo, access, key):
     for value in STRANGE:
-        if key == "id" and value == "text":  # another name: so a renamed repo answers
+        if key == "id" and value == "text":  # another name, as a renamed repo answers
             continue
         answer(lambda content, value=value: {**content, key: value})
         source = locate(repo.repo_id, None, access)

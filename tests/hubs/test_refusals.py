@@ -1,4 +1,4 @@
-"""Everything that can go wrong between a file and its Hub: each its own exception, each with its next step."""
+"""Failures between a file and its Hub: each has its own exception and next step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def record(repo, **fields):
 
 @pytest.fixture
 def refused(repo, tmp_path):
-    """Resolve a file of the repo with an empty cache; return the exception that must be raised."""
+    """Resolve a file of the repo with an empty cache; return the raised exception."""
 
     def resolve(kind, metadata=None, **access):
         access = HubAccess(cache_dir=tmp_path / "cache", **{"token": False, **access})

@@ -1,4 +1,4 @@
-"""Metadata of files that are not here, by range requests."""
+"""Metadata of remote files, by range requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from optimum_htp.resolve.remote_file import is_url, read_remote_header
 
 @pytest.fixture(scope="module")
 def files(exported):
-    """A file of 80 MB, and its parts in an unusual order."""
+    """A file of 80 MB with its parts in an unusual order."""
     path = exported("minilm") / "model.onnx"
     content = path.read_bytes()
     model = onnx.ModelProto.FromString(content)
@@ -69,7 +69,7 @@ def test_metadata_before_the_graph_is_found_too(repo, hub, exported):
     with hub.recorded() as requests:
         header = read_remote_header("hf://org/onnx-only/first.onnx")
     assert header == read_header(exported("minilm") / "model.onnx")
-    assert len(requests) == 4  # where it is, the beginning, what is behind that, and what is behind the archive
+    assert len(requests) == 4  # its place, the beginning, the part after that, and the part after the archive
 
 
 def test_plain_http_is_read_by_ranges(repo, hub, exported):
@@ -169,7 +169,7 @@ def test_each_failure_is_its_own_error(repo, url, error):
 
 @pytest.fixture
 def remote(repo, hub):
-    """Open the file of 80 MB; the function to open it, and its content."""
+    """Return the function that opens the file of 80 MB, and its content."""
     from optimum_htp.hubs.huggingface.ranges import open_hub_file
 
     def opened(**access):
@@ -211,7 +211,7 @@ def test_file_that_changes_while_it_is_read_is_noticed(remote, repo, hub):
     opened, content = remote
     file = opened()
     repo.commit({"onnx/model.onnx": content[:-1] + b"!"})
-    assert file.read(1000, 5) == content[1000:1005]  # the commit's, wherever the branch is now
+    assert file.read(1000, 5) == content[1000:1005]  # of the commit, not of the branch now
     hub.expire_addresses()
     with pytest.raises(DamagedDownloadError, match="changed while it was read"):
         file.read(1000, 5)
@@ -232,7 +232,7 @@ def test_server_without_head_is_read_by_ranges(repo, hub, status):
         return (status, b"", {}) if method == "HEAD" else (was, body, headers)
 
     hub.tamper = tamper
-    elsewhere = hub.url.replace("127.0.0.1", "localhost")  # which is not the Hub
+    elsewhere = hub.url.replace("127.0.0.1", "localhost")  # another host than the Hub
     header = read_remote_header(f"{elsewhere}/org/onnx-only/resolve/main/onnx/model.onnx")
     assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -261,7 +261,7 @@ def test_rejecting_server_is_not_called_a_hub(hub):
 
 @pytest.mark.parametrize("address", ["hf://org/onnx-only/onnx/model.onnx", "{url}/x.onnx"])
 def test_proxy_that_wants_a_login_is_no_failing_server(repo, hub, address):
-    hub.status = 407  # as a proxy answers in place of a server that is asked by plain HTTP
+    hub.status = 407  # a proxy's response in place of a server on plain HTTP
     with pytest.raises(HubUnreachableError, match="cannot be reached: 407 Proxy Authentication Required"):
         read_remote_header(address.format(url=hub.url))
 

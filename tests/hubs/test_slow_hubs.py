@@ -64,7 +64,7 @@ def test_invalid_timeout_is_ignored(monkeypatch, variable):
 
 
 def failing_first(statuses, headers=()):
-    """Answer these statuses first."""
+    """Answer the first requests with these statuses."""
     left = list(statuses)
 
     def tamper(method, path, status, body, sent):
@@ -146,7 +146,7 @@ def test_longer_wait_is_an_error_and_stops_all_requests(hub, repo, access):
     assert 190 < caught.value.retry_after <= 200
     assert len(requests) == 1
     hub.status = None
-    assert ask("file", repo, access)  # files are counted apart from the API
+    assert ask("file", repo, access)  # files are counted separately from the API
 
 
 def test_many_files_wait_for_one_limit_together(hub, access):
@@ -172,7 +172,7 @@ def test_many_files_wait_for_one_limit_together(hub, access):
     ids=["refused", "unknown", "proxy"],
 )
 def test_hub_that_cannot_be_reached_is_reported_at_once(variables, said, tmp_path):
-    """For look-ups, small and large files, and lists, which huggingface_hub asks for."""
+    """For look-ups, small and large files, and lists, which huggingface_hub requests."""
     code = """
 import time
 from optimum_htp import plugins
@@ -207,7 +207,7 @@ for call in calls:
 
 @pytest.mark.slow
 def test_stalled_download_of_weights_is_given_up_in_time(hub, tmp_path):
-    """huggingface_hub asks six times, whatever that takes; the time that we give it is shorter than four."""
+    """huggingface_hub tries six times, however long that takes; the time limit here is shorter than four tries."""
     hub.add("strange/stalls", {"config.json": b"{}", "model.safetensors": b"0" * 1000})
     code = """
 import logging
@@ -226,6 +226,6 @@ except HubTimeoutError as error:
     with hub.recorded() as requests:
         told = run_python(code, forked=True, HF_HOME=str(tmp_path / "home"), **short).stdout
     assert "OPTIMUM_HTP_TIMEOUT" in told
-    assert told.endswith(" 0\n")  # nothing of ours is left in its logger
+    assert told.endswith(" 0\n")  # its logger has no handlers of this package
     asked = [request for request in requests if request.method == "GET" and "safetensors" in request.path]
     assert 1 < len(asked) < 6

@@ -1,4 +1,4 @@
-"""Fetching configs and tokenizers: one request each, whatever stands between, and never another content than named."""
+"""Downloads of configs and tokenizers: one request each, through any proxy, and never with another content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def repo(hub):
 
 @pytest.fixture
 def fetch(repo, hub, tmp_path):
-    """Fetch the files; return their folder and, by file, the methods of the requests for it."""
+    """Download the files; return their folder and, by file, the methods of the requests."""
 
     def fetch(**options):
         with hub.recorded() as requests:
@@ -131,7 +131,7 @@ def test_file_on_a_storage_host_is_downloaded_without_the_token(fetch, repo, hub
 
 def test_content_that_a_proxy_changed_is_fetched_as_huggingface_hub_does(fetch, hub):
     def tamper(method, path, status, body, headers):
-        return status, body[:-1] + b"\0", headers  # as long as it should be: the length is all that the Hub's word has
+        return status, body[:-1] + b"\0", headers  # of the right length: the Hub gives no other value
 
     hub.tamper = tamper
     folder, methods = fetch()

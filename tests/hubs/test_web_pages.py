@@ -1,4 +1,4 @@
-"""Addresses of web pages in place of ONNX files: they are told from damaged files, with what to type instead."""
+"""URLs of web pages in place of ONNX files: the error says so, and has the right command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads and uploads through Xet, by hf_xet itself: right, or an error in words within the time that is set."""
+"""Downloads and uploads with hf_xet itself: correct, or an error within the time limit."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ WRITER = "hf_writer"
 
 @pytest.fixture
 def stored(hub, monkeypatch):
-    """Let the Hub and huggingface_hub use Xet; returns the store."""
+    """Make the Hub and huggingface_hub use Xet; return the store."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    # huggingface_hub 2 keeps addresses of servers, and links what another download has left.
+    # huggingface_hub 2 remembers server URLs, and links files of other downloads.
     monkeypatch.setattr(_xet, "XET_CONNECTION_INFO_CACHE", {}, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SHARED_BLOBS", True, raising=False)
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "3")
@@ -133,7 +133,7 @@ def test_process_with_an_abandoned_upload_ends(push, stored, tmp_path):
 
 def test_command_with_an_abandoned_upload_ends_with_its_exit_code(push, stored, exported, tmp_path):
     with xet_server(None) as stored.url:
-        done = run(  # a process of its own: a forked one is not taken down as others are
+        done = run(  # a new process: a forked one ends differently
             *(python_of_users().with_name("optimum-cli"), "htp", "push", exported("bert"), "me/xet"),
             check=False,
             **{"HF_TOKEN": WRITER, "HF_HUB_DISABLE_XET": "0", "OPTIMUM_HTP_TIMEOUT": "2"},
@@ -150,7 +150,7 @@ def test_hf_transfer_is_not_used_because_nothing_interrupts_it(hub, access, monk
     monkeypatch.setattr(constants, "HF_HUB_ENABLE_HF_TRANSFER", True)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "3")
-    weights = WEIGHTS * 110  # huggingface_hub takes it for files above 50 MB
+    weights = WEIGHTS * 110  # huggingface_hub uses it for files above 50 MB
     repo = hub.add("org/transfer", {"model.safetensors": weights})
 
     def fetch():

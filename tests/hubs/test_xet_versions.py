@@ -1,4 +1,4 @@
-"""Earlier versions of hf_xet, which are among what users have: all that is tried with the installed one."""
+"""Earlier versions of hf_xet that users have: the same tests as with the installed version."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_transfers_with_an_earlier_hf_xet(version, tests, tmp_path_factory):
 
 @pytest.mark.slow
 def test_transfers_with_the_oldest_hf_xet(tmp_path_factory):
-    """Nothing ends a transfer of it that was given up: the process may crash at its end, after it has said why."""
+    """Nothing ends a transfer that was cancelled: the process may crash at its end, after the error message."""
     if int(metadata.version("huggingface_hub").partition(".")[0]) >= 1:
         pytest.skip("huggingface_hub 1 needs a newer hf_xet")
     tests = ("tests/hubs/test_xet.py", "-k", "through or fetch")
@@ -37,7 +37,7 @@ def test_transfers_with_the_oldest_hf_xet(tmp_path_factory):
 
 
 def _run(version, tests, tmp_path_factory, *, check=True):
-    """Run tests in a process that has another version of hf_xet."""
+    """Run tests in a process with another version of hf_xet."""
     place = tmp_path_factory.getbasetemp() / f"hf_xet-{version}"
     if not place.exists():
         run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", place, f"hf_xet=={version}")

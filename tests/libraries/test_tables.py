@@ -1,4 +1,4 @@
-"""What is read from the sources of Optimum and transformers is what they say when they are imported."""
+"""Tables from the sources of Optimum and transformers equal those of the imported modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimum_htp.libraries.source_constants import module_file, parsed
 
 
 def anew(name):
-    """Import a module as a second one of another name."""
+    """Import a module a second time with another name."""
     spec = importlib.util.spec_from_file_location(f"{name}_anew", tables.module_file(name))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -24,7 +24,7 @@ def anew(name):
 
 @pytest.fixture
 def unimported(monkeypatch):
-    """The tables as a process reads them that has not imported Optimum's exporters."""
+    """Return the tables in a process without Optimum's exporters."""
     monkeypatch.setattr(tables, "_imported", lambda: None)
 
 
@@ -35,7 +35,7 @@ def test_optimums_tables_equal_the_imported_ones(unimported):
     assert tables.loaders_by_task() == TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
     assert tables.all_tasks() == set(TasksManager.get_all_tasks())
     assert tables.task_classes() == TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS
-    assert list(tables.task_classes()) == list(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS)  # the order decides
+    assert list(tables.task_classes()) == list(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS)  # the order matters
 
 
 def test_exportable_types_match_optimum_onnx(unimported):
@@ -56,7 +56,7 @@ def test_exportable_types_match_optimum_onnx(unimported):
 def test_transformers_tables_are_its_own():
     from transformers.models.auto import configuration_auto, image_processing_auto, processing_auto
 
-    modeling_auto = anew("transformers.models.auto.modeling_auto")  # Optimum and others add to the one in memory
+    modeling_auto = anew("transformers.models.auto.modeling_auto")  # Optimum and others extend the one in memory
     theirs = {name: dict(value) for name, value in vars(modeling_auto).items() if name.endswith("_MAPPING_NAMES")}
     del theirs["CONFIG_MAPPING_NAMES"]  # which it imports
     assert tables.model_names() == theirs
@@ -78,11 +78,12 @@ def test_tokenizers_are_those_of_transformers():
         try:
             theirs = getattr(transformers, name)
         except (AttributeError, ImportError, RuntimeError):
-            continue  # its backend is not installed
+            continue  # its backend is missing
         if (ours := tables.tokenizer_of_processor(name)) is not None:
             assert ours == vars(theirs).get("tokenizer_class", ours), name
             seen += 1
-    assert seen > (3 if hasattr(transformers, "TokenizersBackend") else 50)  # few of transformers 5 name theirs
+    # Few processors of transformers 5 name their tokenizer.
+    assert seen > (3 if hasattr(transformers, "TokenizersBackend") else 50)
     assert tables.tokenizer_of_processor("Unheard") is None
 
 
@@ -110,7 +111,7 @@ def test_source_of_a_class_matches_the_class(name):
 
 
 def test_several_threads_may_read_sources_at_a_time():
-    """CPython 3.11 raises SystemError where another thread takes over while a tree is built."""
+    """CPython 3.11 raises SystemError if the thread changes during the construction of a tree."""
     files = sorted((module_file("transformers").parent / "models").glob("*/modeling_*.py"))[:40]
 
     def read(number, depth):

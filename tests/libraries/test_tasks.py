@@ -1,4 +1,4 @@
-"""Which library and task a model is for, where nobody says."""
+"""The library and task of a model without declarations."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_record_of_a_file_that_has_settled_is_read_once(tmp_path, monkeypatch):
         return path
 
     path = written(tmp_path / "model.onnx")
-    assert read_record(path) is not read_record(path)  # a change within a tick of the clock might not show
+    assert read_record(path) is not read_record(path)  # a change within a clock tick might not be visible
     monkeypatch.setattr(record, "_SETTLED", 0)
     assert read_record(path) is read_record(path)
     written(path, hub_sha="a" * 40, hub_revision="a" * 8)

@@ -26,7 +26,7 @@ def schema():
 
 
 def problems(schema, properties):
-    """Check a record, and the JSON inside those values that hold some, which validators leave to the caller."""
+    """Check a record, and the JSON inside its values, which validators do not check."""
     import jsonschema  # takes seconds
 
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -53,7 +53,7 @@ def test_reader_and_schema_agree_on_a_vector(name, schema):
     path = Path(make.__file__).with_name(f"{name}.onnx")
     expected = json.loads(path.with_suffix(".json").read_text())
     properties = read_metadata(path)
-    if EMBEDDED_ZIP in expected["metadata"]:  # is read when it is asked for
+    if EMBEDDED_ZIP in expected["metadata"]:  # is read on demand
         archive = read_archive(path, EMBEDDED_ZIP, 1 << 20)
         properties[EMBEDDED_ZIP] = archive.decode()
     assert properties == expected["metadata"]

@@ -1,4 +1,4 @@
-"""Models that several files of these tests use."""
+"""Models that several test files use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differences are found in the module that they come from; where there are none, none are found."""
+"""Differences are found in the module that causes them; equal models have none."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_overflow_of_half_precision(bert, tmp_path):
 
 
 def test_infinities_must_match_exactly():
-    """The tolerance grows with what is expected: of an infinity it is one too."""
+    """The tolerance grows with the expected value; for an infinity it is infinite."""
     finite, infinite = np.array([1.0, 2.0], np.float32), np.array([1.0, np.inf], np.float32)
     assert distance(finite, infinite, 1e-4, 1e-3).exceeded == distance(infinite, finite, 1e-4, 1e-3).exceeded == 1
     assert distance(infinite, -infinite, 1e-4, 1e-3).exceeded == 2
@@ -194,7 +194,7 @@ def test_wrong_attention_mask(bert, tmp_path):
     found = compare_models(bert, tmp_path / "m.onnx", inputs=tmp_path / "x.npz")
     assert found.exceeds
     attention = [module.name for module in found.modules if module.exceeds and "layer.0" in module.name]
-    assert attention[0] == "bert.encoder.layer.0.attention.self"  # query, key and value are as they were
+    assert attention[0] == "bert.encoder.layer.0.attention.self"  # query, key and value are unchanged
     unmasked = {**INPUTS, "attention_mask": np.ones((2, 8), np.int64)}
     assert not compare_models(bert, tmp_path / "m.onnx", inputs=unmasked).exceeds
 

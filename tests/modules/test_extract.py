@@ -1,4 +1,4 @@
-"""A module cut out of a model runs in ONNX Runtime and computes what PyTorch's own submodule returns."""
+"""An extracted module runs in ONNX Runtime and computes the output of PyTorch's own submodule."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.zoo import ZOO
 
 DEPTH = 4
 
-# What is refused, and why; everything else has to be equal.
+# The reasons of refusals; all other modules must be equal.
 REFUSED = {
     "squeezebert": {"transformer.encoder.layers.1": "transposition"},
     "resnet": {"resnet.embedder.embedder.convolution": "normalization"},
@@ -177,7 +177,7 @@ def test_optimums_class_does_not_take_a_module_for_the_model(zoo_export, tmp_pat
 
 @pytest.mark.parametrize("made", ["optimized", "quantized"])
 def test_operators_of_onnx_runtime(exported, tmp_path, made):
-    """onnx knows nothing of their types: ONNX Runtime is asked."""
+    """onnx has no types for these operators: ONNX Runtime computes them."""
     source = exported("bert") / "model.onnx"
     if made == "optimized":
         ORTOptimizer.from_pretrained(source).optimize(AutoOptimizationConfig.O2(), save_dir=tmp_path)
@@ -195,7 +195,7 @@ def test_operators_of_onnx_runtime(exported, tmp_path, made):
 
 
 def test_functions_and_captured_values_come_along(tmp_path):
-    """A module whose node is an `If`, which takes a weight and an input from outside, and calls a function."""
+    """A module with an `If` node, which takes a weight and an input from outside, and calls a function."""
 
     def tagged(node, module):
         node.metadata_props.extend(
@@ -271,7 +271,7 @@ def test_commands(zoo_export, tmp_path):
 
 
 def test_calls_in_a_file_of_the_dynamo_exporter(tmp_path):
-    """Names say nothing there: each call uses each weight once, and has the same operators."""
+    """The names have no scopes: each call uses each weight once, with the same operators."""
 
     class Block(torch.nn.Module):
         def __init__(self):

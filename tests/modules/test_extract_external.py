@@ -1,4 +1,4 @@
-"""Modules cut out of models with external data: the data is copied, and belongs to its model."""
+"""Modules extracted from models with external data: the data is copied, and belongs to the new model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_external_data_is_copied_as_it_is(zoo_export, tmp_path, inline, monkeypa
 @pytest.mark.skipif(os.name == "nt", reason="kills are POSIX's")
 @pytest.mark.parametrize("how", ["fails", "is killed"])
 def test_model_and_data_belong_together_where_the_second_file_is_not_written(tmp_path, how):
-    """The data file comes first; an extraction that ends behind it leaves the old model with its old data."""
+    """The data file is replaced first; an extraction that ends after it leaves the old model with the old data."""
     code = f"""
 import os, signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights are held against the commit's own tensors: what was changed or exchanged is found."""
+"""Weights are compared with the commit's tensors: changes and exchanges are found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.zoo import ZOO
 
 
 def names_are_the_models(name, folder):
-    """Whether transformers calls the tensors as the checkpoint does: it may read one with other names."""
+    """Whether transformers uses the checkpoint's names for tensors; it may convert others."""
     model = getattr(transformers, ZOO[name].model).from_pretrained(folder)
     with safe_open(folder / "model.safetensors", "pt") as checkpoint:
         return {*checkpoint.keys()} <= model.state_dict().keys()
@@ -36,7 +36,7 @@ def test_every_weight_of_a_clean_export_is_from_its_commit(name, zoo_export):
         weights = [finding for finding in proof.findings if finding.evidence.value in ("proven", "derived")]
         assert len(weights) >= 10
         if names_are_the_models(name, made.model):
-            assert sum(finding.by_value for finding in weights) <= len(weights) // 3  # of others the place was known
+            assert sum(finding.by_value for finding in weights) <= len(weights) // 3  # for others, the place was known
 
 
 def test_one_changed_float_is_found_and_named(bert, tmp_path):
@@ -50,7 +50,7 @@ def test_one_changed_float_is_found_and_named(bert, tmp_path):
     (finding,) = proof.foreign
     assert finding.name == name
     assert finding.module == QUERY.format(1)
-    assert f"element {5 * 32 + 3} of {QUERY.format(1)}.weight" in finding.how  # the checkpoint's is transposed
+    assert f"element {5 * 32 + 3} of {QUERY.format(1)}.weight" in finding.how  # the checkpoint's tensor is transposed
     assert proof.modules["bert.encoder.layer.1"].value == "foreign"
     assert proof.modules["bert.encoder.layer.0"].value == "proven"
 
@@ -120,7 +120,7 @@ def test_file_without_tags_is_matched_by_value(bert, tmp_path):
     bare = changed(path, tmp_path / "m.onnx", change)
     proof = prove_weights(bare, folder)
     assert not proof.foreign
-    assert not proof.unchecked  # they are in the order in which the model's code uses them
+    assert not proof.unchecked  # in the order in which the model's code uses them
     assert not proof.tagged
     assert any(finding.by_value for finding in proof.findings)
 
@@ -149,12 +149,12 @@ def test_weights_in_half_precision_are_derived(bert, tmp_path):
 
 
 def test_weights_in_other_forms_are_looked_at(bert, tmp_path):
-    """A weight as the numbers of a Constant, or as a sparse tensor, is a weight."""
+    """A weight as the values of a Constant, or as a sparse tensor, counts as a weight."""
     path, folder = bert
     for form in ("value_floats", "sparse_value", "sparse_initializer"):
         for spoilt in (False, True):
             model = onnx.load(path)
-            kind = "bias" if form == "value_floats" else "weight"  # the numbers of a Constant have one axis
+            kind = "bias" if form == "value_floats" else "weight"  # the values of a Constant have one axis
             name = f"{QUERY.format(1)}.bias" if kind == "bias" else weight_of(model, QUERY.format(1))
             move(model, name, form, 0.5 if spoilt else 0.0)
             target = tmp_path / f"{form}{spoilt}.onnx"
@@ -166,7 +166,7 @@ def test_weights_in_other_forms_are_looked_at(bert, tmp_path):
 
 
 def move(model, name, form, more):
-    """Write an initializer in another form, its first element changed by so much."""
+    """Write an initializer in another form, with its first element changed by a given amount."""
     (tensor,) = [one for one in model.graph.initializer if one.name == name]
     array = nh.to_array(tensor).copy()
     array.flat[0] += more
@@ -194,7 +194,7 @@ def test_folded_batch_norm_that_was_changed_is_found(zoo_export, tmp_path):
 
 
 def test_command_proves_files_of_any_exporter(bert, plain_bert, access, tmp_path, empty_home):
-    """One run for all: a clean file, a changed one, and one that Optimum exported and somebody else stamped."""
+    """One command for several files: an unchanged one, a changed one, and one of Optimum that was stamped later."""
     path, _ = bert
 
     def change(arrays, model):

@@ -1,4 +1,4 @@
-"""Proofs of what was computed from weights and then quantized, and of models whose code keeps what it computes."""
+"""Proofs of tensors computed from weights and then quantized, and of models whose code caches computed tensors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def made(made_once):
 
 
 def test_tables_that_a_model_keeps_between_calls_hinder_no_proof(made, tmp_path):
-    """ESM's attention keeps its rotary tables, and the proof runs its code without weights."""
+    """ESM's attention caches its rotary tables, and the proof runs its code without weights."""
     path, folder = made("tables kept between calls")
     assert not prove_weights(path, folder).foreign
 
@@ -64,7 +64,7 @@ def test_tables_that_a_model_keeps_between_calls_hinder_no_proof(made, tmp_path)
 
 
 def test_quantized_rows_of_a_table_are_found(made, tmp_path):
-    """An exporter folds the first position out of the table; where all is quantized, that row is too."""
+    """An exporter folds the first position out of the table; in a fully quantized file, that row is quantized too."""
     path, folder = made("rows of a table")
     target = calibrated(path, tmp_path / "q.onnx", QuantFormat.QDQ)
     proof = prove_weights(target, folder)
@@ -85,7 +85,7 @@ def test_quantized_rows_of_a_table_are_found(made, tmp_path):
         foreign = prove_weights(changed(target, tmp_path / "m.onnx", change), folder).foreign
         assert [one.name for one in foreign] == [row.name], what
 
-    def flatten(arrays, model):  # a step that anything is within half of
+    def flatten(arrays, model):  # a step so large that every value is within half of it
         arrays[row.name][...] = arrays[f"{row.name.removesuffix('_quantized')}_zero_point"]
         arrays[f"{row.name.removesuffix('_quantized')}_scale"][...] = 1000
 
@@ -111,7 +111,7 @@ def test_integers_that_only_code_explains_are_unchecked_if_it_cannot_run(made, t
 
 @pytest.mark.parametrize(("width", "evidence"), [(3, Evidence.UNCHECKED), (32, Evidence.DERIVED)])
 def test_short_rows_cannot_be_distinguished(tmp_path, width, evidence):
-    """Among thousands of rows one is within half a step of any three numbers."""
+    """Among thousands of rows, one is within half a step of any three numbers."""
     table = np.random.default_rng(0).uniform(-1, 1, (4096, width)).astype(np.float32)
     (tmp_path / "model").mkdir()
     save_file({"layer.table": table}, tmp_path / "model" / "model.safetensors")
@@ -137,7 +137,7 @@ def test_short_rows_cannot_be_distinguished(tmp_path, width, evidence):
 
 
 def test_two_towers_without_tags_and_names_are_proven(zoo_export, tmp_path):
-    """The order in which the code of CLIP uses its weights is known only where it is given texts and pictures."""
+    """The order in which CLIP's code uses its weights is known only with texts and images as inputs."""
     made = zoo_export("clip")
 
     def bare(arrays, model):

@@ -1,4 +1,4 @@
-"""Of the commit's tensors a proof fetches what it needs, from shards, by ranges or from the cache."""
+"""A proof downloads only the needed tensors of the commit: from shards, by ranges, or from the cache."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_check_takes_longer_than_an_address_is_valid(zoo_export, hub, access):
 
 @pytest.fixture
 def sharded(bert, hub):
-    """The repo of a model in many shards of few tensors, and the shard of each tensor."""
+    """The repo of a model with many shards of few tensors, and the shard of each tensor."""
     _, folder = bert
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     tensors = safetensors.numpy.load(files.pop("model.safetensors"))
@@ -102,7 +102,7 @@ def test_weights_are_downloaded_without_range_support(zoo_export, hub, access):
 
 
 def test_only_the_tensors_that_are_needed_are_fetched(zoo_export, hub, access, tmp_path):
-    """A part of a model takes its own tensors alone; the whole file is never asked for."""
+    """A part of a model downloads its own tensors only; the whole file is never requested."""
     made = zoo_export("t5")
     size = (made.model / "model.safetensors").stat().st_size
     with hub.recorded() as requests:

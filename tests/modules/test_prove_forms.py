@@ -1,4 +1,4 @@
-"""Proofs of files in many forms: what the model's code computes is explained, and what was exchanged is found."""
+"""Proofs of files in many forms: tensors computed by the model's code are explained, and exchanges are found."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SEQUENCES = {
 
 PICTURES = {"image_size": 32, "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4], "depths": [1] * 4}
 
-# For each: its class and config, and what its export has that is no tensor of a checkpoint.
+# For each: its class and config, and the tensors of its export that are not in the checkpoint.
 COMPUTING = {
     "1 + weight": ("Gemma2", "ForCausalLM", {**TEXT, "num_key_value_heads": 2, "head_dim": 8}),
     "slopes of ALiBi": ("Bloom", "ForCausalLM", {"vocab_size": 60, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
@@ -73,7 +73,7 @@ def made(made_once):
 
 
 def bare(arrays, model):
-    """Take away tags and the names of nodes."""
+    """Remove tags and node names."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.name = ""
@@ -130,7 +130,7 @@ def test_quantized_results_of_the_models_code_are_explained(made, tmp_path):
 
 
 def other_config(export, folder, old, new):
-    """A copy of a model whose config has another text in one place."""
+    """A copy of a model with a replaced text in its config."""
     shutil.copytree(export.model, folder)
     config = (folder / "config.json").read_text()
     assert old in config
@@ -151,7 +151,7 @@ def test_model_that_cannot_be_run_leaves_its_tensors_unchecked(made, tmp_path):
 
 @pytest.mark.parametrize(("build", "task"), [(gemma3, "text-generation"), (colpali, "feature-extraction")])
 def test_names_that_a_checkpoint_has_instead_of_the_models_hide_no_exchange(tmp_path, build, task):
-    """Classes with a conversion mapping: of text and pictures, whose exported part may be the text alone."""
+    """Classes with a conversion mapping: models of text and images, whose exported part may be the text model only."""
     build().save_pretrained(tmp_path / "model")
     file = HTPExporter().export(tmp_path / "model", tmp_path / "out", task=task).files[0]
     proof = prove_weights(file, tmp_path / "model")
@@ -180,7 +180,7 @@ def test_read_limit_accuses_no_weight(made, monkeypatch):
 def test_config_with_a_picture_of_terabytes_makes_none(made, tmp_path):
     export = made("slices of a table")
     folder = other_config(export, tmp_path / "model", '"num_channels": 3', '"num_channels": 30000000')
-    assert not prove_weights(export.files[0], folder).foreign  # and no memory is asked for
+    assert not prove_weights(export.files[0], folder).foreign  # and without a large allocation
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
@@ -318,7 +318,7 @@ def test_bfloat16_is_compared_however_it_is_stored(tmp_path):
 
 
 def test_zeroed_bias_of_a_part_without_tags_is_found(zoo_export, tmp_path):
-    """An encoder names its parameters from itself on, and the decoder has some of the same names."""
+    """The names of an encoder's parameters begin at the encoder, and the decoder has some of the same names."""
     made = zoo_export("bart")
     model = onnx.load(made.output / "encoder_model.onnx")
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""Quantized weights are held against the commit: honest steps are taken, those that say nothing prove nothing."""
+"""Quantized weights compared with the commit: correct steps are accepted, steps that fit any value prove nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_quantized_weights_give_the_tensors_back_within_half_a_step(bert, tmp_pa
     proof = prove_weights(target, folder)
     assert not proof.foreign
     quantized = [finding for finding in proof.findings if "half a step" in finding.how]
-    assert len(quantized) >= 14  # six matrices a layer, the head's, and the tables
+    assert len(quantized) >= 14  # six matrices per layer, the head's matrix, and the tables
 
     def change(arrays, model):
         name = next(name for name in arrays if name.endswith("_quantized"))
@@ -64,7 +64,7 @@ def test_name_of_a_scale_does_not_make_a_weight_constant(bert, tmp_path, suffix)
 
 
 def test_scale_that_is_also_a_weight_is_a_weight(bert, tmp_path):
-    """A name fits integers of the file, or an operator takes it as a scale: its other use counts."""
+    """A name matches integers of the file, or an operator uses it as a scale: its other use counts."""
     path, folder = bert
     quantize_dynamic(path, tmp_path / "q.onnx", weight_type=QuantType.QInt8)
     for suffix, node in (("_scale", None), ("_other", "DequantizeLinear")):
@@ -145,7 +145,7 @@ def test_few_numbers_of_a_block_prove_nothing(bert, tmp_path):
     ],
 )
 def test_honest_steps_of_all_kinds_are_taken(bert, tmp_path, options):
-    """Channels without weights, and with hardly any, are among them."""
+    """Channels of zeros, and of very small weights, are among them."""
 
     def prune(weight):
         weight[0], weight[1], weight[2] = 0, 1e-40, weight[2] * 1e-6
@@ -157,7 +157,7 @@ def test_honest_steps_of_all_kinds_are_taken(bert, tmp_path, options):
 
 
 def with_other_weight(bert, tmp_path, change):
-    """Return a file and its model, with the weight of the first layer's queries changed in both."""
+    """Return a file and its model, with the weight of the first layer's query changed in both."""
     folder = shutil.copytree(bert[1], tmp_path / "changed")
     weights = {key: value.copy() for key, value in load_file(folder / "model.safetensors").items()}
     weight = weights[f"{QUERY.format(0)}.weight"]
@@ -175,9 +175,9 @@ def with_other_weight(bert, tmp_path, change):
 )
 @pytest.mark.parametrize("lowest", [-128.3, -131.3])
 def test_integers_may_be_cut_off_as_an_earlier_onnx_runtime_does(bert, tmp_path, lowest, least, moved, is_honest):
-    """1.20.0 makes asymmetric steps for 256 numbers, and uses 255 of them. None moves away from its value for that.
+    """1.20.0 makes asymmetric steps for 256 numbers, and uses 255 of them. No value changes because of that.
 
-    Where the least value is that of the least number, the zero point is 0, as that of symmetric steps is.
+    If the smallest value has the smallest number, the zero point is 0, as with symmetric steps.
     """
 
     def spread(weight):
@@ -213,7 +213,7 @@ def test_quantized_folded_batch_norms_are_proven_unless_exchanged(zoo_export, tm
 
 @pytest.mark.parametrize("form", list(QuantFormat))
 def test_scales_of_a_square_matrix_follow_the_operators_axis(zoo_export, tmp_path, form):
-    made = zoo_export("roberta")  # its head is a Gemm of a square matrix that is transposed
+    made = zoo_export("roberta")  # its head is a Gemm of a transposed square matrix
     target = calibrated(made.output / "model.onnx", tmp_path / "q.onnx", form)
     assert not prove_weights(target, made.model).foreign
 
@@ -225,7 +225,7 @@ def test_static_quantization_is_proven_but_a_zero_bias_is_not(bert, tmp_path, fo
     proof = prove_weights(target, folder)
     assert not proof.foreign
     biases = [one.name for one in proof.findings if one.name.endswith("bias_quantized") and "int32" in one.how]
-    if form is QuantFormat.QOperator:  # its operators take integers, and no scale
+    if form is QuantFormat.QOperator:  # its operators take integers without a scale
         return
     assert biases
 

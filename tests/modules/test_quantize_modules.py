@@ -1,4 +1,4 @@
-"""Quantizing by module: dynamic, static, four-bit; from Python and the command line; how weights are kept then."""
+"""Quantization by module: dynamic, static, four-bit; from Python and the command line; and the stored weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_dynamic_quantization_leaves_modules_out(exported, tmp_path):
     assert not any(module.startswith((f"{LAYER}.attention", "classifier")) for module in inside)
     assert any(module.startswith("bert.encoder.layer.1.attention") for module in inside)
     assert any(module.startswith(f"{LAYER}.intermediate") for module in inside)
-    assert config.nodes_to_exclude == [f"{LAYER}.attention", "classifier"]  # the caller's own stays as it is
+    assert config.nodes_to_exclude == [f"{LAYER}.attention", "classifier"]  # the caller's own file is unchanged
     assert np.abs(runs(made) - runs(source)).max() < 0.5
 
 

@@ -1,4 +1,4 @@
-"""The pattern language, and the nodes of the modules that it means."""
+"""The pattern language, and the nodes of the matching modules."""
 
 from __future__ import annotations
 

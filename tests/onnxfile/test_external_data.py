@@ -1,4 +1,4 @@
-"""Data beside an ONNX file is followed only where it lies in the file's own folder."""
+"""External data is read only inside the folder of its ONNX file."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ ODD = ["./w.data", "a//b.data", "a/./b.data", "w\u3000\u200c.data"]
 
 @pytest.fixture(params=ODD)
 def odd(request, zoo_export, tmp_path):
-    """An export whose weights are at a location that is unusual and allowed, and the model's folder."""
+    """An export with weights at an unusual but valid location, and the model's folder."""
     made = zoo_export("bert")
     folder = tmp_path / "odd"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Small files whose names ask for hours and gigabytes: they are refused or read, in seconds and in little memory."""
+"""Small files with names that would take hours and gigabytes: refused or read, in seconds and little memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from optimum_htp.stamping.tag import Tagger
 from tests.support.environments import python_of_users
 
 CLI = python_of_users().with_name("optimum-cli")
-MEMORY = 2 << 30  # bytes of address space, most of them libraries
-SECONDS = 20  # a machine may be busy; what is tested for here took minutes, or forever
+MEMORY = 2 << 30  # bytes of address space, mostly for libraries
+SECONDS = 20  # seconds, also on a busy machine; the faults took minutes, or did not end
 
 
 def htp(*arguments):
-    """Run one of our commands in little memory and time."""
+    """Run a command of this package with limited memory and time."""
     return subprocess.run(
         [CLI, "htp", *map(str, arguments)],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
@@ -39,7 +39,7 @@ def htp(*arguments):
 
 
 def save(path, nodes, *, modules=None, metadata=None, initializers=("w",)):
-    """Write a model of these nodes; `modules` are their tags."""
+    """Write a model of these nodes with the tags in `modules`."""
     value = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     weights = [helper.make_tensor(name, TensorProto.FLOAT, [2], [0.0, 1.0]) for name in initializers]
     graph = helper.make_graph(nodes, "g", [], [value], weights)
@@ -140,7 +140,7 @@ def test_values_that_feed_themselves_are_looked_at_once(count, tmp_path):
     root = json.loads((tmp_path / "r.json").read_text())["files"][0]["modules"][0]
     assert root["own_parameters"] == 2  # of the common module of all
     plain = save(tmp_path / "plain.onnx", nodes)
-    assert htp("tag", plain).returncode == 1  # no name leads to a module
+    assert htp("tag", plain).returncode == 1  # no name resolves to a module
     assert htp("tag", plain, "--from", path).returncode == 0
 
 
@@ -164,7 +164,7 @@ def test_shapes_that_no_tensor_has_count_nothing(tmp_path):
 
 
 GRAPHS = {
-    # What names say nothing of is found by data flow and order, which look at neighbours.
+    # Modules of names without a scope are inferred from data flow and order, which compare neighbors.
     "shared": lambda count: [helper.make_node("Add", ["w", f"v{i}"], [f"v{i + 1}"], name="") for i in range(count)],
     "constants": lambda count: [helper.make_node("Constant", [], [f"v{i}"], name="") for i in range(count)],
     "layers": lambda count: [identity(f"/l.{i}/q/Identity", f"v{i}", f"v{i + 1}") for i in range(count)],
@@ -175,7 +175,7 @@ GRAPHS = {
 
 
 def seconds_for(kind, count, folder):
-    known = identity("/l.0/q/Id", "w", "z")  # some name has to lead to a module
+    known = identity("/l.0/q/Id", "w", "z")  # some name must resolve to a module
     path = save(folder / f"{kind}-{count}.onnx", [known, *GRAPHS[kind](count - 1)])
     start = time.process_time()
     Tagger().write(path)

@@ -1,4 +1,4 @@
-"""Hostile and endless ONNX files are refused in little memory, and large ones are read."""
+"""Hostile and endless ONNX files are refused with little memory, and large ones are read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_hostile_bytes_are_refused_by_reader_and_writer(case, tmp_path):
 def test_deep_nesting_is_rejected(tmp_path):
     path = tmp_path / "deep.onnx"
     path.write_bytes(nested(3000))
-    assert read_metadata(path) == {}  # the graph is stepped over
+    assert read_metadata(path) == {}  # the graph is skipped
     for attempt in (read_graph, external_files, lambda one: rewrite_model(one, nodes=lambda known: None)):
         with pytest.raises(InvalidOnnxFileError, match="deep"):
             attempt(path)

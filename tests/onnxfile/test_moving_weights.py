@@ -1,4 +1,4 @@
-"""A file that would become too large for protobuf is not written; its weights can be moved to external data."""
+"""Files that would become too large for protobuf are not written; their weights can be moved to external data."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def result(path):
 
 
 def places(path):
-    """Return where each tensor of a file lies that lies elsewhere."""
+    """Return the place of each external tensor of a file."""
     model = onnx.load(path, load_external_data=False)
     tensors = onnx.external_data_helper._get_all_tensors(model)
     return {
@@ -190,7 +190,7 @@ def test_commands_move_weights(command, zoo_export, tmp_path):
 @pytest.fixture
 def nearly_full(tmp_path):
     yield sparse(tmp_path / "model.onnx", LIMIT - 73)
-    for path in tmp_path.iterdir():  # pytest keeps folders, and these may have taken their 2 GiB
+    for path in tmp_path.iterdir():  # pytest keeps folders, and these take 2 GiB
         path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Reading and rewriting ONNX files at the wire level, with onnx's own parser as the judge."""
+"""Reading and rewriting ONNX files at the wire level, compared with onnx's own parser."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_header_equals_that_of_onnx(file, model):
 
 
 def test_archives_of_other_tools_are_read_as_properties(file, model):
-    """Only our own long values are left where they are until somebody wants them."""
+    """Only long values of this package are read on demand."""
     helper.set_model_props(model, {"weights_zip": "theirs", "hf_zip_of": "x", "hf_embedded_zip": "ours"})
     onnx.save(model, file)
     assert read_metadata(file) == {"weights_zip": "theirs", "hf_zip_of": "x"}

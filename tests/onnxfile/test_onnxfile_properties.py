@@ -1,4 +1,4 @@
-"""Any model, and any damage to one: our reader and writer against onnx's own parser."""
+"""Any model and any damage: this package's reader and writer, compared with onnx's own parser."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_reading_agrees_with_onnx(model, path):
     assert [(t.name, t.shape) for t in graph.initializers] == [
         (t.name, tuple(t.dims)) for t in model.graph.initializer
     ]
-    weights = {t.name for t in model.graph.initializer}  # some files list them among the inputs too
+    weights = {t.name for t in model.graph.initializer}  # some files list them as inputs too
     assert [spec.name for spec in graph.inputs] == [v.name for v in model.graph.input if v.name not in weights]
     for spec, value in zip(graph.outputs, model.graph.output, strict=True):
         shape = value.type.tensor_type.shape
@@ -133,7 +133,7 @@ def test_damaged_files_are_rejected_or_read_as_by_onnx(model, data, path):
     try:
         oracle = ModelProto.FromString(bytes(content))
     except DecodeError:
-        return  # onnx looks into the graph, which we stepped over
+        return  # onnx checks the graph, which this reader skips
     assert metadata == {entry.key: entry.value for entry in oracle.metadata_props}
 
 
@@ -146,13 +146,13 @@ VISITORS = {
 
 
 def read_and_tagged(path, visitors, *, at_once=False):
-    """Return the graph of a file and its bytes with other metadata; or why there are none."""
+    """Return the graph of a file and its bytes with other metadata; or the reason of the failure."""
     turn = itertools.cycle(visitors)
     try:
         with opened(path) as window:
             graph = graph_of(window)
         output = path.with_name("tagged.onnx")
-        output.unlink(missing_ok=True)  # a damaged one is not replaced
+        output.unlink(missing_ok=True)  # a damaged file is not replaced
         with OpenModel.at(path) as model:
             if at_once:
                 assert model.graph == graph

@@ -1,4 +1,4 @@
-"""Writes of ONNX files: whole, readable again, and to files only."""
+"""Writes of ONNX files: complete, readable, and to regular files only."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_parallel_writers_leave_a_complete_file(tmp_path):
     def write(number):
         written = 0
         for _ in range(10):
-            with suppress(FileChangedError):  # another was faster: nothing of his is lost
+            with suppress(FileChangedError):  # another process was faster: its change is kept
                 rewrite_model(path, metadata={"k": "v" * number}, producer_name="p" * (number * 7))
                 written += 1
         return written

@@ -1,4 +1,4 @@
-"""A file is replaced whole, as the file that was read, and with what it had; nothing is left behind."""
+"""Replacement of a file: complete, only of the file that was read, with its attributes, and without remains."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_file_changed_in_place_during_reading_is_rejected(tmp_path, change):
 
 
 def test_tags_are_those_of_the_file_that_was_read(tmp_path):
-    """Somebody keeps exchanging the file for one of other modules; each result is one or the other, tagged right."""
+    """Another thread keeps replacing the file by one with other modules; each result has the tags of one of both."""
     scopes = {"one": ["a", "b"], "two": ["c", "d", "e"]}
     sources = {name: save(tmp_path / f"{name}.onnx", scopes[name]).read_bytes() for name in scopes}
     path, stop = tmp_path / "model.onnx", threading.Event()
@@ -120,7 +120,7 @@ while True:
         child.stdout.close()
         assert read_metadata(file)["k"] in ("old", "new"), attempt
         assert file.stat().st_size == len(before)
-        rewrite_model(file, metadata={"k": "new"})  # the next run clears what the moment of the renaming left
+        rewrite_model(file, metadata={"k": "new"})  # the next run removes files that a kill during the renaming left
         assert names_in(tmp_path) == ["model.onnx"]
 
 
@@ -147,7 +147,7 @@ def test_names_of_any_length_that_a_filesystem_allows_are_rewritten(tmp_path):
 
 
 def test_tags_from_names_are_equal_in_every_process(tmp_path):
-    """Scopes of second calls (`b_1`) come before or behind those of the first, by chance, in a set."""
+    """Scopes of second calls (`b_1`) come before or after those of the first in a set, at random."""
     scopes = [f"{outer}/{inner}{call}" for outer in "abcdef" for inner in "xyz" for call in ("", "_1", "_2")]
     results = set()
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""Owners, modes, links and shared caches of a file that is replaced."""
+"""Owners, modes, links and shared caches of a replaced file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ print(read_metadata("model.onnx")["k"])
 @POSIX
 @pytest.mark.parametrize("nameless", [True, False])
 def test_private_model_is_never_readable_for_others(tmp_path, nameless):
-    """While it is written, with and without files that have no name (macOS and NFS have none)."""
+    """With and without unnamed temporary files (macOS and NFS have none)."""
     file = save(tmp_path / "model.onnx")
     file.chmod(0o600)
     code = f"""

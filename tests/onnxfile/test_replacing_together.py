@@ -1,4 +1,4 @@
-"""Several writers of one file: threads, processes and forked children lose nothing, and no lock stays."""
+"""Concurrent writers of one file: threads, processes and forked children lose nothing, and no lock remains."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 )
 @pytest.mark.parametrize("end", ["left", "killed"])
 def test_forked_child_does_not_keep_a_lock(file, locked, end):
-    """A child that was forked while its parent held a lock lives on, and the lock is free for others."""
+    """A child that was forked while its parent held a lock continues, and the lock is free for others."""
     code = f"""
 import os, signal, threading, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A file that is replaced while it is read gives what one file says, or an error; never numbers of another file."""
+"""A file that is replaced while it is read gives the content of one file, or an error; never a mixture."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def outside(location):
 
 
 def replace(path):
-    """Put a tagged copy in the place of a file, as a command that runs at the same time does."""
+    """Replace a file by a tagged copy, as a concurrent command does."""
     rewrite_model(path, metadata={"padding": "x" * 997})
 
 
@@ -136,7 +136,7 @@ def test_module_of_a_replaced_file_is_not_written(tmp_path):
         with pytest.raises(FileChangedError):
             model.extract("a", tmp_path / "cut.onnx")
         assert not (tmp_path / "cut.onnx").exists()
-    with CuttableModel.at(path) as model:  # damage that is no replacement keeps its own error
+    with CuttableModel.at(path) as model:  # damage without a replacement has its own error
         model.extract("a", tmp_path / "cut.onnx")
     assert (tmp_path / "cut.onnx").exists()
 
@@ -181,7 +181,7 @@ def test_error_for_an_unchanged_file_is_kept(tmp_path):
 
 @pytest.fixture
 def swapped(tmp_path):
-    """A file that another thread replaces all the time, by one or the other of two, and what is in these."""
+    """A file that another thread replaces all the time by one of two files, and their contents."""
     path, stop = tmp_path / "m.onnx", threading.Event()
     files = [saved(tmp_path / f"{nodes}.onnx", nodes) for nodes in (1, 40)]
     known = [contents(file) for file in files]

@@ -1,4 +1,4 @@
-"""What a name is: asked of a Hub that knows, of one that does not answer, and of the cache."""
+"""The commit of a name: from a reachable Hub, without one, and from the cache."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_commit_is_a_revision(repo):
 
 @pytest.mark.parametrize("from_api", [True, False])
 def test_hub_metadata_has_the_model_card(hub, from_api):
-    """The Hub sends the card's data along; other Hubs leave it in README.md."""
+    """The Hub sends the card's data in its response; other Hubs have it in README.md only."""
     name = f"google/carded-{from_api}".lower()
     readme = b"---\nlicense: apache-2.0\nbase_model: google/base\nlanguage:\n- en\n- de\n---\n# A model\n"
     hub.serve_card = from_api

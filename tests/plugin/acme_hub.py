@@ -1,4 +1,4 @@
-"""A Hub that is a folder of git repos (`acme://org/name` is `$ACME_HUB/org/name.git`), and what goes with it."""
+"""A Hub in a folder of git repos (`acme://org/name` is `$ACME_HUB/org/name.git`), with its hooks."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ class AcmeHub(Hub):
         return RepoInfo(repo_id=repo_id, commit=commit, files=tuple(filter(None, files)), author="Acme")
 
     def cached_commit(self, repo_id, revision, access):
-        return None  # nothing to ask a cache about: the folder is always there
+        return None  # it needs no cache: the folder is always available
 
     def full_commit(self, repo_id, prefix, access):
         try:

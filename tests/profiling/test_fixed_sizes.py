@@ -1,4 +1,4 @@
-"""Inputs that are made for a file have the sizes that its graph fixes."""
+"""Generated inputs have the sizes that the graph requires."""
 
 from __future__ import annotations
 

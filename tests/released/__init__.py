@@ -1,1 +1,1 @@
-"""Files that released versions, and the older tools whose format this is, have written: kept, and never made anew."""
+"""Files written by released versions and by the older tools with this format. They are never written again."""

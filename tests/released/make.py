@@ -1,7 +1,7 @@
-"""Keep what this version writes: `python -m tests.released.make`, once for each release, before it is tagged.
+"""Store files of this version: `python -m tests.released.make`, once for each release, before its tag.
 
-Makes a folder of the version's name with exports of tiny models, and one more as the older HTP tools wrote them where
-there is none yet. Next to them are the config files of the commit and the expected logits.
+Makes a folder with the version's name and exports of tiny models, and one with files of the older HTP tools if there
+is none. Next to the files are the configs of the commit and the expected logits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support import models
 
 HERE = Path(__file__).parent
 OLDER = "modelexport-0.1"
-# Their values are older than the first release; the commit is cut to eight characters, as they cut it.
+# Their values are older than the first release; they store eight characters of the commit.
 PROPERTIES = {
     "hf_model_type": "hub",
     "hf_export_version": "0.1.0",
@@ -35,7 +35,7 @@ PROPERTIES = {
 
 
 def logits(file: Path) -> Any:
-    """Return what a file's model answers to a sentence, loaded by name alone."""
+    """Return the output of a file's model for a sentence, loaded by name alone."""
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer
 
@@ -57,7 +57,7 @@ def main() -> None:
         HTPExporter().export("tiny/bert", folder / "hub-bare", task="text-classification", embed="none")
         HTPExporter().export(source, folder / "local", task="text-classification")
         for beside in [path for path in (folder / "local").iterdir() if path.suffix != ".onnx"]:
-            beside.unlink()  # the file alone has it too
+            beside.unlink()  # the file alone contains it too
         expected = logits(folder / "hub" / "model.onnx")
         if not (HERE / OLDER).exists():
             (HERE / OLDER / "hub").mkdir(parents=True)

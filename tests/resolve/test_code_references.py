@@ -1,4 +1,4 @@
-"""Configs that make a library import code: neither an ONNX file nor a fetched commit can do that."""
+"""Configs that name code of libraries: neither an ONNX file nor a downloaded commit can make them import it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_configs_of_real_models_pass(exported, zoo_export, model_folder):
 
 @pytest.fixture
 def evil(hub):
-    """A repo whose code leaves a mark when it runs; and the mark."""
+    """A repo with code that writes a mark when it runs; and the mark."""
 
     def add(mark):
         hub.add("evil/code", {"evil.py": f"open({str(mark)!r}, 'w')\nraise SystemExit\n".encode()})
@@ -93,7 +93,7 @@ def evil(hub):
 
 
 def minilm_with(exported, folder, **files):
-    """Copy an export into a folder of its own and embed other files in it."""
+    """Copy an export into its own folder and embed other files in it."""
     folder.mkdir()
     path = shutil.copy(exported("minilm") / "model.onnx", folder / "model.onnx")
     tampered(path, files={name: json.dumps(content).encode() for name, content in files.items()})
@@ -110,7 +110,7 @@ def test_embedded_list_of_modules_runs_nothing(exported, evil, tmp_path, kind, o
     mark = evil(tmp_path / "mark")
     modules = [{**TRANSFORMER, "type": kind}]
     folder = minilm_with(exported, tmp_path / "out", **{"config.json": CONFIG, "modules.json": modules})
-    if options:  # of a model that is on no Hub: there is no commit whose files could be trusted in their place
+    if options:  # of a local model: there is no commit with trusted files in their place
         record = read_record(folder / "model.onnx")
         gone = ("hf_hub_", "hf_config_files", "hf_weight_files")
         rewrite_model(
@@ -214,7 +214,7 @@ def test_embed_leaves_out_code_and_unembed_warns_about_it(exported, tmp_path, ca
     ],
 )
 def test_name_of_an_axis_runs_nothing(exported, tmp_path, axis):
-    """Optimum evaluates it where it binds inputs and outputs."""
+    """Optimum evaluates it when it binds inputs and outputs."""
     mark = tmp_path / "mark"
     model = onnx.load(exported("bert") / "model.onnx")
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = axis.format(mark=str(mark))

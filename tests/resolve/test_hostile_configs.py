@@ -1,4 +1,4 @@
-"""Configs, tokenizers and lists of files that say anything: what a loader believes of them."""
+"""Configs, tokenizers and file lists with any content: which values a loader accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures that several files of these tests use."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def bert(exported, tmp_path):
-    """A file that may be changed."""
+    """A copy of a file for changes."""
     return shutil.copy(exported("bert") / "model.onnx", tmp_path / "model.onnx")
 
 

@@ -1,4 +1,4 @@
-"""`htp embed --from FOLDER`: of a Hub's model the files in the folder have to be those of its commit."""
+"""`htp embed --from FOLDER`: for a model of a Hub, the files in the folder must be those of its commit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.conftest import optimum_cli
 
 @pytest.fixture
 def stamped(plain_bert, access):
-    """A file of a Hub's model with nothing in it."""
+    """A file of a Hub's model without embedded files."""
     inject_hub_metadata(plain_bert, "tiny/bert", embed="none", access=access)
     return plain_bert
 
 
 @pytest.fixture
 def folder(model_folder, tmp_path):
-    """The files of the commit, to be changed."""
+    """The files of the commit, for changes."""
     return shutil.copytree(model_folder("bert"), tmp_path / "folder")
 
 

@@ -1,4 +1,4 @@
-"""Config and preprocessor files that travel in ONNX files: what is written, and what shows and proves it."""
+"""Config and preprocessor files embedded in ONNX files: how they are written, shown and verified."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_archive_is_the_last_field_of_the_file(bert, t5):
 
 
 def test_model_of_several_files_embeds_them_once(t5):
-    first = t5 / "encoder_model.onnx"  # which every class opens
+    first = t5 / "encoder_model.onnx"  # opened by every class
     others = sorted({*t5.glob("*.onnx")} - {first})
     assert "hf_embedded_zip" in properties(first)
     for path in others:
@@ -121,10 +121,10 @@ def test_unneeded_files_of_slow_tokenizers_are_left_out(tmp_path):
     assert kept(config=bert, tokenizer={}) == {"config.json", "tokenizer.json"}
     assert kept(config=bert) == {"config.json", *slow}
     for settings in (
-        {"tokenizer_class": "BertJapaneseTokenizer"},  # there is no fast one
-        {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": True},  # transformers converts the slow one anew
-        {"auto_map": {"AutoTokenizer": ["mine.Tokenizer", None]}},  # its own code may read anything
-        {"processor_class": "SpeechT5Processor"},  # loads a slow one
+        {"tokenizer_class": "BertJapaneseTokenizer"},  # it has no fast tokenizer
+        {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": True},  # converted from the slow one again
+        {"auto_map": {"AutoTokenizer": ["mine.Tokenizer", None]}},  # its own code may read any file
+        {"processor_class": "SpeechT5Processor"},  # loads a slow tokenizer
     ):
         found = kept(config=bert, tokenizer={}, tokenizer_config=settings)
         assert found == {"config.json", "tokenizer.json", *slow}, settings
@@ -164,7 +164,7 @@ def test_verify_proves_the_files_with_one_request(bert, published, hub, tmp_path
     assert (verdict.status, f"{len(embedded)} embedded files" in verdict.reason) == (Status.OK, True)
     paths = [request.path for request in requests]
     assert [path.split("/")[5] for path in paths[:2]] == ["revision", "tree"]
-    assert all(path.endswith("/model.safetensors") for path in paths[2:])  # its head, for what fits the graph
+    assert all(path.endswith("/model.safetensors") for path in paths[2:])  # its header, for the comparison
     contents = {"config.json": (hub.repos["tiny/bert"].commits[read_record(bert).hub_sha])["config.json"]}
     tampered(bert, files={**contents, "vocab.txt": b"other"})
     verdict = verify_metadata(bert, access)

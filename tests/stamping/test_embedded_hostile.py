@@ -1,4 +1,4 @@
-"""Archives in ONNX files that are damaged or hostile leave nothing on disk."""
+"""Damaged or hostile archives in ONNX files leave no files on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def zipped(**changes):
 
 
 def far_away():
-    """Return an archive whose only entry is said to be at an offset that no file has, as ZIP64 may say it."""
+    """Return an archive whose only entry has an offset beyond the file, in ZIP64's form."""
     packed = base64.b64decode(zipped())
     directory, end = packed.index(b"PK\x01\x02"), packed.index(b"PK\x05\x06")
     entry, last = bytearray(packed[directory:end]), bytearray(packed[end:])
@@ -96,7 +96,7 @@ def test_damaged_archives_never_raise_anything_else(bert, home):
         rewrite_model(bert, metadata={"hf_embedded_zip": base64.b64encode(bad).decode()})
         forget()
         try:
-            AutoConfig.from_pretrained(bert)  # what is not of the config may be damaged without harm
+            AutoConfig.from_pretrained(bert)  # content other than the config may be damaged without an effect
         except EmbeddedFilesError as error:
             assert str(bert) in str(error)  # noqa: PT017
 

@@ -1,4 +1,4 @@
-"""Loads of files that carry their config and preprocessor need nothing else."""
+"""Loads of files with embedded config and preprocessor need no other files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_preprocessors_folder_is_named_by_its_content_and_used_again(bert, home,
     AutoTokenizer.from_pretrained(shutil.copy(bert, tmp_path / "copy.onnx"))
     assert [*home.iterdir()] == [folder]
     assert (folder / "tokenizer.json").stat() == before
-    (folder / "tokenizer.json").write_bytes(b"{")  # damaged since
+    (folder / "tokenizer.json").write_bytes(b"{")  # damaged later
     assert AutoTokenizer.from_pretrained(bert).is_fast
     assert (folder / "tokenizer.json").stat().st_size == before.st_size
     assert not [path for path in home.iterdir() if path.name.startswith(".")]
@@ -103,7 +103,7 @@ print(AutoTokenizer.from_pretrained({path!r})("a cat").input_ids)
 
 
 def others_may_run(program):
-    """Whether every user may run a program: not where Python lies in somebody's own folder."""
+    """Whether every user may run a program: not if Python is in a user's private folder."""
     return all(folder.stat().st_mode & 0o001 for folder in Path(program).resolve().parents)
 
 
@@ -111,7 +111,7 @@ def others_may_run(program):
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become nobody")
 @pytest.mark.skipif(not others_may_run(sys.executable), reason="nobody but its owner may run this Python")
 def test_containers_without_a_home_a_name_or_a_disk(exported, tmp_path):
-    """A user whom nobody knows, in a folder that is not theirs; with a home that cannot be written, and with none."""
+    """A user without a passwd entry, in a foreign folder; with a read-only home, and without one."""
     shared = tmp_path / "shared"
     shared.mkdir()
     path = shutil.copy(exported("bert") / "model.onnx", shared / "model.onnx")
@@ -133,7 +133,7 @@ def test_containers_without_a_home_a_name_or_a_disk(exported, tmp_path):
             home = env.pop("HF_HOME", None) or ""
             code = TOKENIZE.format(path=str(path))
             environment = {**env, "HF_HOME": home or None, "XDG_CACHE_HOME": None}
-            environment["TORCHINDUCTOR_CACHE_DIR"] = str(theirs)  # else PyTorch asks for the user's name
+            environment["TORCHINDUCTOR_CACHE_DIR"] = str(theirs)  # otherwise PyTorch needs the user's name
             assert "[" in run_alone(code, home, env=environment, **nobody)
     finally:
         for folder, mode in modes.items():

@@ -1,4 +1,4 @@
-"""Commands that embed files, and take them out again."""
+"""Commands that embed files, and remove them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_embed_and_unembed_restore_the_file(t5, model_folder, published, tmp_pat
     published("t5")
     before = {path.name: path.read_bytes() for path in t5.glob("*.onnx")}
     done = optimum_cli("htp", "unembed", t5, "-o", tmp_path / "out", **empty_home)
-    count = len({*model_folder("t5").iterdir()}) - 1  # all but the weights
+    count = len({*model_folder("t5").iterdir()}) - 1  # all except the weights
     assert done.stdout.count(f"{count} files") == len(before)
     for path in (tmp_path / "out").iterdir():
         assert path.read_bytes() == (model_folder("t5") / path.name).read_bytes()

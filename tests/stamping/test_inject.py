@@ -1,4 +1,4 @@
-"""inject stamps files of other exporters with the model that they came from."""
+"""`htp inject` stamps files of other exporters with the model of their export."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_file_of_a_clearly_different_model_is_rejected(plain_bert, hub, publishe
 
 
 def test_quantised_embedding_is_compared_too(hub, published, access, tmp_path):
-    """Weights of a quantised model pass through DequantizeLinear before they are looked up."""
+    """Weights of a quantized model pass through DequantizeLinear before they are used."""
     published("bert")
     table = numpy_helper.from_array(np.zeros((30522, 32), "uint8"), "table")
     scale = numpy_helper.from_array(np.float32(0.1), "scale")

@@ -25,7 +25,7 @@ PROMPT = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long()}
 
 @pytest.fixture(scope="module")
 def mixtral(made_once):
-    """A mixture of experts, and what transformers alone wrote for it."""
+    """A mixture of experts, and its export by transformers alone."""
     config = transformers.MixtralConfig(
         vocab_size=40,
         hidden_size=16,
@@ -48,7 +48,7 @@ def mixtral(made_once):
 
 @pytest.fixture
 def plain(mixtral, hub, tmp_path):
-    """A copy of what transformers alone wrote for a model that is on the Hub, to be changed."""
+    """A copy of the export by transformers alone of a model on the Hub, for changes."""
     hub.add("me/mixtral", mixtral / "model", pipeline_tag="text-generation", library_name="transformers")
     shutil.copytree(mixtral / "plain", tmp_path / "plain")
     return tmp_path / "plain" / "model.onnx"
@@ -85,7 +85,7 @@ def test_the_file_is_proven_compared_cut_and_described(plain, tmp_path):
     assert proof.counts["proven"] > 15
     comparison = compare_models(plain, pytorch=True)
     assert comparison.compared > 10
-    assert not comparison.exceeds  # experts that take equal tokens in another order are no difference
+    assert not comparison.exceeds  # a different order of experts for equal tokens is not a difference
     assert any(".experts." in module.name and module.values for module in comparison.modules)
     module = extract_module(plain, "model.layers.1", tmp_path / "layer.onnx")
     assert "model.layers.1.self_attn.q_proj" in read_modules(tmp_path / "layer.onnx")[1].modules

@@ -1,4 +1,4 @@
-"""What transformers' own exporters wrote for generation without this package: stamped, tagged, proven, and loaded."""
+"""Exports for generation by transformers alone: stamped, tagged, verified, and loaded."""
 
 import itertools
 import shutil
@@ -32,7 +32,7 @@ PROMPT = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long()}
 
 @pytest.fixture
 def one_by_one(traced, tmp_path):
-    """Both files of a decoder, stamped one after the other; what was beside them is gone."""
+    """Both files of a decoder, stamped one after the other; adjacent files are removed."""
     folder = shutil.copytree(traced("gpt2").output, tmp_path / "stamped")
     assert unembed_files(folder / "decode.onnx", folder)
     files = [folder / "decode.onnx", folder / "prefill.onnx"]
@@ -72,7 +72,7 @@ def test_pytorchs_placeholder_is_not_a_module(tmp_path):
 
 @pytest.fixture
 def t5(traced, made_once):
-    """What transformers alone wrote for the stages of an encoder-decoder."""
+    """The export by transformers alone of the stages of an encoder-decoder."""
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(traced("t5").model).eval()
 
     def make(folder):
@@ -93,7 +93,7 @@ def test_an_encoder_decoder_is_stamped_tagged_verified_compared_and_loaded(t5, t
         assert {*tag_file(file).modules} <= {name for name, _ in model.named_modules()}
         assert verify_metadata(file).status is Status.OK
         assert prove_weights(file).counts["foreign"] == 0
-        comparison = compare_models(file, pytorch=True)  # of one new token, which the graph fixes
+        comparison = compare_models(file, pytorch=True)  # of one new token, which is fixed in the graph
         assert comparison.compared > 10
         assert not comparison.exceeds
     for other in tmp_path.glob("*.json"):

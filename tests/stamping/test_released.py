@@ -1,4 +1,4 @@
-"""Files that released versions and older HTP tools wrote: they are read, verified and loaded as on their first day."""
+"""Files of released versions and older HTP tools: read, verified and loaded as before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def expected():
 
 @pytest.fixture
 def file(request, hub, expected, tmp_path):
-    """A copy of a kept file, and the commit that it names on the Hub."""
+    """A copy of a stored file, and its commit on the Hub."""
     known = expected(request.param)
     repo = hub.add(known["repo"], {}, pipeline_tag="text-classification", library_name="transformers")
     folder = RELEASED / Path(request.param).parts[0] / "repo"

@@ -1,4 +1,4 @@
-"""ONNX's own keys `model_author` and `model_license`: a stamp sets, replaces and removes its own, no other."""
+"""ONNX's standard keys `model_author` and `model_license`: a stamp sets, replaces and removes only its own values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def standard(path):
 
 
 def older(path):
-    """Make of a file one that a version before the note wrote."""
+    """Change a file to the form of a version without the note."""
     rewrite_model(path, drop=NOTE.__eq__)
 
 
@@ -114,7 +114,7 @@ def test_foreign_note_removes_nothing(plain_bert, access, note):
 
 @pytest.mark.parametrize("keeps_properties", [False, True])
 def test_derived_files_get_the_record(plain_bert, access, tmp_path, keeps_properties):
-    """A tool may carry the properties on, or lose them."""
+    """A tool may keep the properties, or lose them."""
     rewrite_model(plain_bert, metadata={"model_license": "apache-2.0"})
     made = shutil.copy(plain_bert, tmp_path / "made.onnx")
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)

@@ -1,4 +1,4 @@
-"""strip takes out what was written into a file, and gives back what was there."""
+"""`htp strip` removes what this package wrote into a file, and restores earlier values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ORIGINAL_OF_OTHERS = {"hf_original": "no note of ours"}
 
 
 def test_stripping_leaves_keys_of_other_tools(plain_bert, model_folder, access):
-    """Olive and others have keys that begin with `hf_`, and some that a record has too; `htp.` is used for an NPU."""
+    """Olive and others use keys that begin with `hf_`, also some of a record; `htp.` is used for an NPU."""
     rewrite_model(
         plain_bert, metadata={**OLIVE, "htp.vtcm": "8"}, nodes=lambda known: {"htp.core": "1"}, ir_version=10
     )
@@ -102,7 +102,7 @@ STEPS = (
 
 
 class AcmePlugin:
-    """Adds properties, one of which a file may have already."""
+    """Add properties; the file may already have one of them."""
 
     @hookimpl
     def optimum_htp_metadata(self, metadata, info):
@@ -242,7 +242,7 @@ def test_node_keys_of_other_tools_stay_in_files_without_our_tags(plain_bert):
 
 
 def traced(path):
-    """Give each node what PyTorch's dynamo exporter writes."""
+    """Give each node the properties of PyTorch's dynamo exporter."""
     notes = {"pkg.torch.onnx.stack_trace": "File /home/me/model.py, line 7", "pkg.torch.onnx.fx_node": "%add"}
     rewrite_model(path, nodes=lambda known: {**known, **notes}, ir_version=10)
     return len(onnx.load(path).graph.node)

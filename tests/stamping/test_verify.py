@@ -1,4 +1,4 @@
-"""verify tells apart what can be wrong with a record."""
+"""`htp verify` distinguishes the faults of a record."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_truncated_response_is_no_result_for_the_file(plain_bert, hub, access, t
 
 
 def without_outputs(source, target, *parts):
-    """Copy a model without the outputs whose names begin so. It is as valid as before."""
+    """Copy a model without the outputs whose names begin with a prefix. The copy is valid too."""
     model = onnx.load(source)
     kept = [output for output in model.graph.output if not output.name.startswith(parts)]
     assert 0 < len(kept) < len(model.graph.output) or parts == ("",)
@@ -170,7 +170,7 @@ def test_answers_need_both_ends(tmp_path):
     ],
 )  # fmt: skip
 def test_outputs_of_each_kind_of_model_are_known(library, config, task, taken, given, fits, tmp_path):
-    """True where they fit, None where that cannot be told."""
+    """True if they match, None if this is unknown."""
     value = onnx.helper.make_tensor_value_info
     nodes = [onnx.helper.make_node("Cast", [taken[0]], [name], to=1) for name in given]
     inputs = [value(name, onnx.TensorProto.FLOAT, ["batch"]) for name in taken]
@@ -182,7 +182,7 @@ def test_outputs_of_each_kind_of_model_are_known(library, config, task, taken, g
 
 @pytest.fixture
 def unbuildable(hub, model_folder):
-    """A repo whose config nobody can build a model from, without the heads of any safetensors."""
+    """A repo with a config of an unknown model, without readable headers of safetensors."""
     config = json.loads((model_folder("bert") / "config.json").read_text())
     tokenizer = (model_folder("bert") / "tokenizer.json").read_bytes()
     files = {"config.json": json.dumps({**config, "hidden_size": 10**12}).encode(), "tokenizer.json": tokenizer}
@@ -203,7 +203,7 @@ def test_unchecked_parts_are_reported(plain_bert, unbuildable, access, empty_hom
 
 
 def test_each_skipped_check_has_a_reason(exported, published, model_folder, hub, tmp_path):
-    t5 = shutil.copy(exported("t5") / "decoder_model.onnx", tmp_path)  # which holds the embedded files
+    t5 = shutil.copy(exported("t5") / "decoder_model.onnx", tmp_path)  # it contains the embedded files
     assert "encoder_model.onnx" in verify_metadata(t5).unchecked["parts"]
     bert = shutil.copy(exported("bert") / "model.onnx", tmp_path)
     rewrite_model(bert, drop="hf_task".__eq__)

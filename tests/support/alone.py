@@ -1,4 +1,4 @@
-"""A process that has nothing but what is in its ONNX files: no Hub, no cache, and no sockets."""
+"""A process with only the content of its ONNX files: no Hub, no cache, and no sockets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.environments import python_of_users
 
 __all__ = ["moved", "run_alone"]
 
-# CPython's audit events: whatever library it is that asks for a socket, this sees it.
+# CPython's audit events report a socket of any library.
 _FORBID = """
 import sys
 def forbid(event, arguments):
@@ -30,13 +30,13 @@ def run_alone(
     python: str | Path | None = None,
     **options: Any,
 ) -> str:
-    """Run Python code with an empty Hugging Face home, and return what it printed.
+    """Run Python code with an empty Hugging Face home, and return its output.
 
     Args:
         code: The code.
         home: The Hugging Face home.
-        env: Further variables; None takes one away.
-        python: Runs it; without one, a Python that has what users have.
+        env: Additional variables; None removes one.
+        python: The interpreter; by default, a Python with a user's packages.
         **options: Arguments of `subprocess.run`.
     """
     variables = {**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": "http://127.0.0.1:9", **(env or {})}
@@ -54,7 +54,7 @@ def run_alone(
 
 
 def moved(output: Path, target: Path) -> Path:
-    """Copy the ONNX files of an export, and nothing else, into a new folder; return the first of them."""
+    """Copy only the ONNX files of an export into a new folder; return the first of them."""
     files = sorted(path.relative_to(output) for path in output.rglob("*.onnx"))
     for name in files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""A tiny model with seeded random weights: how it is built, what is saved beside it, and inputs for it.
+"""A tiny model with seeded random weights: how to build it, its adjacent files, and its inputs.
 
-Weights are noisy everywhere, norms and biases included, so that no two parameters are alike.
+All weights are noisy, including norms and biases, so no two parameters are equal.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Animal:
 
     Attributes:
         model: Class of transformers.
-        config: Class of its config, and what it is made with.
+        config: Class of its config, and its arguments.
         task: Optimum task of the export.
-        ort_class: Class of Optimum's that loads it.
-        kind: What its inputs are: text, boxes (text and its places), choices, image, image+text, audio, audio+text.
-        preprocessor: What is saved beside it: one of those below, or what saves it.
+        ort_class: Optimum's class for it.
+        kind: Kind of inputs: text, boxes (text and its positions), choices, image, image+text, audio, audio+text.
+        preprocessor: The saved preprocessor: one of those below, or a function that saves it.
         max_difference: Between PyTorch's outputs and ONNX Runtime's, absolute.
     """
 
@@ -55,7 +55,7 @@ class Animal:
 
 
 def configured(name: str, **values: Any) -> Callable[[], Any]:
-    """Return what makes a config of a class of transformers."""
+    """Return a function that makes a config of a class of transformers."""
 
     def make() -> Any:
         import transformers
@@ -83,11 +83,11 @@ def _sounds(folder: Path) -> None:
 
 
 def _speech(folder: Path) -> None:
-    """Save a processor as Whisper's own: with a tokenizer that is a slow one and a fast one, and a normalizer."""
+    """Save a processor like Whisper's: with a slow and a fast tokenizer, and a normalizer."""
     from transformers import WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizerFast
 
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["Ġ", *letters, "<|pad|>", "<|endoftext|>", "<|startoftranscript|>"]  # behind them are the timestamps
+    words = ["Ġ", *letters, "<|pad|>", "<|endoftext|>", "<|startoftranscript|>"]  # the timestamps follow
     with TemporaryDirectory() as made:
         parts = {
             "vocab_file": json.dumps({word: index for index, word in enumerate(words)}),

@@ -1,4 +1,4 @@
-"""Comparing answers: plain Python, with labels, texts and spans the same and numbers close."""
+"""Comparing results: plain Python values, with equal labels, texts and spans, and close numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["assert_equal_answers"]
 CLOSE = 1e-5
 
 
-# transformers 5 decodes the new tokens of a text alone, so that a blank before them is lost.
+# transformers 5 decodes only the new tokens of a text, so a space before them is lost.
 _SPACED = int(metadata.version("transformers").partition(".")[0]) < 5
 
 
 def assert_equal_answers(found: Any, expected: Any, place: str = "answer") -> None:
-    """Hold an answer against the one of a pipeline of transformers."""
+    """Compare a result with the one of a transformers pipeline."""
     if isinstance(found, str) and not _SPACED:
         assert found.replace(" ", "") == expected.replace(" ", ""), place
         return

@@ -1,4 +1,4 @@
-"""A repo of small files, and questions about it."""
+"""A repo of small files, and requests for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FILES = {"config.json": b'{"model_type": "bert"}', "vocab.txt": b"[PAD]\n" * 50,
 
 
 def ask(what, repo, access, name="config.json"):
-    """Ask for a repo, or for one of its files."""
+    """Request a repo, or one of its files."""
     if what == "info":
         return huggingface().info(repo.repo_id, None, access)
     return huggingface().snapshot(repo.repo_id, repo.refs["main"], [name], access)

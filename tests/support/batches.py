@@ -1,4 +1,4 @@
-"""The batch command, run in a process, and its journal."""
+"""The batch command in a process, and its journal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLI = python_of_users().with_name("optimum-cli")
 
 
 def batch(*arguments, check=True, cli=CLI, **env):
-    """Run the command in a fresh process: a batch forks its own."""
+    """Run the command in a new process: a batch forks its own."""
     done = run(cli, "htp", "batch", *arguments, "--json", check=check, **env)
     return {model["output"]: model for model in json.loads(done.stdout)["models"]}
 

@@ -1,4 +1,4 @@
-"""Files whose weights are changed, exchanged or quantized, for the proofs of weights."""
+"""Files with changed, exchanged or quantized weights, for the proofs of weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUERY = "bert.encoder.layer.{}.attention.self.query"
 
 
 def changed(path, target, change):
-    """Save a file with its initializers changed: `change` is given them as writable arrays, by name."""
+    """Save a file with changed initializers: `change` gets them as writable arrays, by name."""
     model = onnx.load(path)
     arrays = {tensor.name: nh.to_array(tensor).copy() for tensor in model.graph.initializer}
     change(arrays, model)
@@ -34,7 +34,7 @@ def weight_of(model, module, position=1):
 
 
 def calibrated(path, target, form):
-    """Quantize activations too, weights with a scale for each channel."""
+    """Quantize activations too, and weights with a scale for each channel."""
     samples = iter([sample_inputs(path)])
 
     class Reader(CalibrationDataReader):

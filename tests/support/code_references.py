@@ -1,4 +1,4 @@
-"""Configs that name code: of other repos, of folders, and of libraries that are not to be imported."""
+"""Configs that name code: of other repos, of folders, and of libraries that must not be imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EVIL = [TRANSFORMER, {**POOLING, "type": "evil/code--evil.Evil"}]
 
 
 def tree(context):
-    """An export.json in which the tree of the inputs has this context."""
+    """An export.json with this context in the tree of the inputs."""
     spec = {"type": "collections.defaultdict", "context": context, "children_spec": []}
     return {"export_format": "onnx", "components": {"model": {"metadata": {"in_spec": json.dumps([1, spec])}}}}
 

@@ -1,8 +1,8 @@
-"""Run in a process of its own: load an ONNX file as a user would, and the same model in PyTorch; print both.
+"""Load an ONNX file as a user does, and the same model in PyTorch, in a new process; print both outputs.
 
-Nothing of optimum_htp is imported here: that it works all the same is what is tested.
+This module does not import optimum_htp: the test is that no import is needed.
 
-    python -m tests.support.compare CLASS ONNX_FILE MODEL_FOLDER
+python -m tests.support.compare CLASS ONNX_FILE MODEL_FOLDER
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _first_tensor(outputs: Any) -> torch.Tensor:
 
 
 def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Return the largest difference, in parts of the largest value where that is above 1."""
+    """Return the largest difference, relative to the largest value if that is above 1."""
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0)).item()
 
 

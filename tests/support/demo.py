@@ -1,7 +1,7 @@
-"""`make demo`: the main job from end to end, with a Hub of its own, so that no network is needed.
+"""`make demo`: the main use from end to end, with a local Hub and without a network.
 
-It publishes a tiny model on a Hub on this machine, exports it with the real command, and loads the file in a
-new process with an empty cache, through Optimum's own class.
+It publishes a tiny model on a Hub on this machine, exports it with the real command, and loads the file in a new
+process with an empty cache, with Optimum's own class.
 """
 
 from __future__ import annotations

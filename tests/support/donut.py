@@ -1,4 +1,4 @@
-"""A tiny Donut, which reads the answer to a question off a document: random weights, an answer of five words."""
+"""A tiny Donut, which reads the answer to a question from a document: random weights, an answer of five words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PROMPT = ("<s_docvqa>", "<s_question>", "</s_question>", "<s_answer>", _ANSWER_
 
 
 def donut(folder: Path) -> Path:
-    """Save the model with its processor; the last token that it generates ends the answer."""
+    """Save the model with its processor; the last generated token ends the answer."""
     from transformers import (
         AutoTokenizer,
         DonutImageProcessor,

@@ -1,4 +1,4 @@
-"""What a file says of the files that are embedded in it, and archives with other content."""
+"""The list of embedded files in a file, and archives with other content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def properties(path):
 
 
 def tampered(path, files=None, listed=None, text=None):
-    """Write other embedded files into an ONNX file than those that it lists, or list others."""
+    """Write other embedded files into an ONNX file than the listed ones, or another list."""
     record = read_record(path)
     contents = {"config.json": b"{}"} if files is None else files
     if listed is None:

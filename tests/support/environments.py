@@ -1,4 +1,4 @@
-"""Virtual environments that are made in no time: their packages are links to those of the running one."""
+"""Virtual environments that are created fast: their packages are links to those of the current one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NOT_NEEDED = ("diffusers", "sklearn", "scikit_learn", "scipy", "sentence_transfo
 
 
 def linked(folder: Path, *, copied: Iterable[str] = (), leaving_out: Iterable[str] = ()) -> Path:
-    """Make a virtual environment with links to the packages that are here; return its `site-packages`.
+    """Make a virtual environment with links to the packages of this one; return its `site-packages`.
 
     Args:
-        folder: Of the environment.
-        copied: Packages that are copied, for who writes into them.
-        leaving_out: Beginnings of the names of packages that are not to be in it.
+        folder: The environment's folder.
+        copied: Packages to copy, for tests that write to them.
+        leaving_out: Beginnings of names of packages to leave out.
     """
     venv.create(folder, symlinks=True)
     site_packages = next(folder.glob("lib/python*/site-packages"))
@@ -38,8 +38,8 @@ def linked(folder: Path, *, copied: Iterable[str] = (), leaving_out: Iterable[st
 
 @functools.cache
 def python_of_users() -> Path:
-    """Return a Python that has this package installed as here, and of other packages what most users have."""
-    if sys.platform == "win32":  # links need a privilege there
+    """Return a Python with this package installed as here, and with the packages of most users."""
+    if sys.platform == "win32":  # links need a privilege on Windows
         return Path(sys.executable)
     folder = Path(tempfile.mkdtemp(prefix="users-environment-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What the tests of exports read of an output."""
+"""Reading the output of exports."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _TABLE = re.compile(r"(?<=\n)\| key \| type \| written .*?(?=\n\n)", re.DOTALL)
 
 
 def schema() -> str:
-    """Return the schema's text: what it has beside its properties is written by hand."""
+    """Return the schema's text; the parts besides its properties are fixed text."""
     content = json.loads(SCHEMA.read_text(encoding="utf-8"))
     content["properties"] = {PREFIX + key.name: _schema_of(key) for key in (*KEYS.values(), *FILE_KEYS)}
     return json.dumps(content, indent=2) + "\n"

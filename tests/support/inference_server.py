@@ -1,11 +1,11 @@
 """Serves endpoints over HTTP as Hugging Face's inference toolkit does: a request becomes one call of the handler.
 
-The body is JSON, or an image or audio as it is; query parameters are `parameters` where the body has none; what the
-handler returns is JSON, and what it raises is answered with 400 and `{"error": ...}`. The toolkit serves one model a
-process; here each folder below the root is served below its own name.
+The body is JSON, or an unencoded image or audio; query parameters are `parameters` if the body has none; the handler's
+result is sent as JSON, and its exceptions are answered with 400 and `{"error": ...}`. The toolkit serves one model per
+process; here each folder below the root is served with its own name.
 Source: https://github.com/huggingface/huggingface-inference-toolkit, webservice_starlette.py and utils.py
 
-Run by the interpreter of an environment that has none of our code: the standard library is all that it needs.
+Run by the interpreter of an environment without this package: it needs only the standard library.
 """
 
 from __future__ import annotations

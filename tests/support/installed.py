@@ -1,4 +1,4 @@
-"""Environments into which a wheel of this package is installed."""
+"""Environments with an installed wheel of this package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.support.environments import NOT_NEEDED, linked
 
 
 class Environment:
-    """A virtual environment that has what this package needs, but not this package."""
+    """A virtual environment with the requirements of this package, but without this package."""
 
     def __init__(self, folder: Path) -> None:
         ours = ("optimum_htp", "_editable", "__editable__")
-        # Ours are put into Optimum's namespace.
+        # These files are in Optimum's namespace.
         self.site_packages = linked(folder, copied=("optimum",), leaving_out=(*ours, *NOT_NEEDED))
         self.python = folder / "bin" / "python"
         for path in self.site_packages.glob("optimum/**/register_htp.py"):

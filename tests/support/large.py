@@ -10,7 +10,7 @@ LIMIT = (1 << 31) - 1
 
 
 def sparse(path, size):
-    """Write a model of so many bytes, most of them a weight that takes no room on the disk."""
+    """Write a model of a given size in bytes, mostly a weight that takes no space on the disk."""
     value = helper.make_tensor_value_info
     node = helper.make_node("Cast", ["x"], ["y"], name="/a/Cast", to=1)
     graph = helper.make_graph([node], "g", [value("x", 1, [1])], [value("y", 1, [1])]).SerializeToString()

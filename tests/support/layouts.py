@@ -1,4 +1,4 @@
-"""Where the ONNX files of an export may end up, and what loaders make of each place, held against PyTorch's folder."""
+"""Places for the ONNX files of an export, and the result of loaders at each place, compared with PyTorch's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAME = "yes"
 _NOT_COMPARED = frozenset(
     (
         *("_name_or_path", "name_or_path", "_commit_hash", "processor_class", "transformers_version"),
-        *("is_decoder", "use_cache"),  # Optimum sets these in what it loads, and saves them
+        *("is_decoder", "use_cache"),  # Optimum sets these when it loads, and saves them
     )
 )
 NOT_THERE = "-"
@@ -24,12 +24,12 @@ NOT_THERE = "-"
 
 @dataclass(frozen=True)
 class Place:
-    """Files of a model somewhere.
+    """Files of a model at a place.
 
     Attributes:
-        source: What loaders are given.
-        options: What else, to each loader.
-        changed: Whether the weights are no longer PyTorch's.
+        source: The first argument of loaders.
+        options: Other arguments of each loader.
+        changed: Whether the weights differ from PyTorch's.
     """
 
     source: str | Path
@@ -72,7 +72,7 @@ def _quantized(export: Path, animal: Animal, model: Path, target: Path) -> Place
     try:
         for file in onnx_files(export):
             ORTQuantizer.from_pretrained(export, file_name=file.name).quantize(settings, save_dir=target)
-    except ValueError:  # ONNX Runtime wants the weights of convolutions as they are
+    except ValueError:  # ONNX Runtime requires constant weights of convolutions
         return None
     return Place(target, changed=True)
 
@@ -84,7 +84,7 @@ def _optimized(export: Path, animal: Animal, model: Path, target: Path) -> Place
     try:
         optimizer = ORTOptimizer.from_pretrained(export, file_names=[file.name for file in onnx_files(export)])
         optimizer.optimize(OptimizationConfig(optimization_level=1), save_dir=target)
-    except (NotImplementedError, KeyError, TypeError):  # Optimum knows some architectures alone
+    except (NotImplementedError, KeyError, TypeError):  # Optimum supports some architectures only alone
         return None
     return Place(target)
 
@@ -111,7 +111,7 @@ def _renamed(export: Path, animal: Animal, model: Path, target: Path) -> Place:
 
 
 def _alone(export: Path, animal: Animal, model: Path, target: Path) -> Place:
-    """Only what the class opens: of several decoders the merged one."""
+    """Only files that the class opens: of several decoders the merged one."""
     _copied(export, target)
     if (target / "decoder_model_merged.onnx").is_file():
         for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
@@ -139,14 +139,14 @@ REPOS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 class Reference:
-    """What PyTorch and transformers make of a model's own folder."""
+    """Results of PyTorch and transformers from the model's own folder."""
 
     def __init__(self, animal: Animal, folder: Path, preprocessors: tuple[str, ...], task: str) -> None:
         import transformers
 
         try:
             transformers.pipeline(task, model=str(folder))
-            self.has_pipeline = animal.ort_class != "ORTModelForCustomTasks"  # which no pipeline takes
+            self.has_pipeline = animal.ort_class != "ORTModelForCustomTasks"  # accepted by no pipeline
         except Exception:  # noqa: BLE001 - there is none for the task, or it needs more than the model has
             self.has_pipeline = False
 
@@ -167,7 +167,7 @@ class Reference:
 
 
 def ways(place: Place, reference: Reference, cache: Path) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """Yield each way of loading with what tells whether it gives what PyTorch does; it raises what the loader does."""
+    """Yield each way of loading, and a comparison of its result with PyTorch's, which raises the loader's errors."""
     import optimum.onnxruntime
     import transformers
 
@@ -216,7 +216,7 @@ def ways(place: Place, reference: Reference, cache: Path) -> Iterator[tuple[str,
 
 
 def described(loaded: Any) -> Any:
-    """What a loader of preprocessors returned, in a form that can be compared: without where it came from."""
+    """Return a loaded preprocessor in a comparable form, without its source."""
     import transformers
 
     if isinstance(loaded, transformers.PreTrainedTokenizerBase):

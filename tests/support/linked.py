@@ -1,7 +1,7 @@
-"""A fresh virtual environment with exactly what a requirements file names, taken from this one instead of an index.
+"""A new virtual environment with exactly the versions in a requirements file, from this one instead of an index.
 
-Each distribution's files are linked, so whatever the file does not name cannot be imported there: neither this package
-nor a dependency that was forgotten.
+The files of each distribution are linked, so nothing else can be imported there: neither this package nor a missing
+dependency.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def linked_environment(folder: Path, requirements: Path) -> Path:
     """Make the environment; return its interpreter.
 
     Raises:
-        AssertionError: The file names a version that is not the one here.
+        AssertionError: The file names another version than the one here.
     """
     venv.create(folder, symlinks=True)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
@@ -31,7 +31,7 @@ def linked_environment(folder: Path, requirements: Path) -> Path:
     linked = set()
     for one in distributions:
         for file in one.files or ():
-            # A folder of one distribution is linked whole; those that several share (`optimum`), file by file.
+            # The folder of one distribution is linked; files in shared folders (`optimum`) are linked one by one.
             place = Path(file.parts[0]) if homes[file.parts[0]] == 1 and one.name != "optimum-onnx" else Path(file)
             if place in linked or place.parts[0] == ".." or "__pycache__" in place.parts:
                 continue

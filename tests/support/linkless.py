@@ -1,4 +1,4 @@
-"""Processes in which no links can be made, neither symbolic nor hard ones: as on filesystems that have none."""
+"""Processes that cannot make links, neither symbolic nor hard ones, as on filesystems without them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def linkless(folder: Path) -> dict[str, str]:
     """Return environment variables for processes in which the system refuses to make links.
 
     Args:
-        folder: Gets the library that they load.
+        folder: Folder for the library that they load.
     """
     library = folder / "linkless.so"
     command = [str(_COMPILER), "-shared", "-fPIC", "-o", str(library), "-x", "c", "-"]

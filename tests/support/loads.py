@@ -27,7 +27,7 @@ def without_record(path):
 
 
 def quantized(folder, target):
-    """What Optimum's quantizer makes of a folder: with a config beside it."""
+    """The output of Optimum's quantizer for a folder with an adjacent config."""
     quantizer = ORTQuantizer.from_pretrained(folder, file_name="model.onnx")
     quantizer.quantize(AutoQuantizationConfig.avx2(is_static=False), save_dir=target)
     assert (target / "config.json").is_file()

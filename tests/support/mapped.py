@@ -1,4 +1,4 @@
-"""Models whose weights are mapped, and the sessions that show it."""
+"""Models with mapped weights, and the sessions that show the mapping."""
 
 from __future__ import annotations
 

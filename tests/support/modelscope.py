@@ -1,12 +1,12 @@
-"""ModelScope on the loopback interface: the part of its API that its SDK reads models by, over real HTTP.
+"""ModelScope on the loopback interface: the part of its API for reading models, over real HTTP.
 
-    GET /openapi/v1/models/{id}                              facts about a repo
-    GET /api/v1/models/{id}/commits?Ref=&PageNumber=&PageSize=   history of a branch or tag, newest first
-    GET /api/v1/models/{id}/repo/files?Revision=&Recursive=  files of a commit, with size and SHA-256
-    GET /api/v1/models/{id}/repo?Revision=&FilePath=         content of one, also in ranges
+GET /openapi/v1/models/{id}                              facts about a repo
+GET /api/v1/models/{id}/commits?Ref=&PageNumber=&PageSize=   history of a branch or tag, newest first
+GET /api/v1/models/{id}/repo/files?Revision=&Recursive=  files of a commit, with size and SHA-256
+GET /api/v1/models/{id}/repo?Revision=&FilePath=         content of one, also in ranges
 
-Refusals are as the site's: a repo that a token may not see is answered like one that is not there, and a ref that is
-not there has an empty history.
+Refusals are those of the site: a repo without permission is answered like a missing one, and a missing ref has an
+empty history.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.hub import Files, Repo, Request
 
 
 class LoopbackModelScope:
-    """The server; `url` is what MODELSCOPE_ENDPOINT has to be."""
+    """The server; `url` is the value for MODELSCOPE_ENDPOINT."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}

@@ -1,4 +1,4 @@
-"""Repos whose main branch has moved on: what has changed there, and code that loads them."""
+"""Repos whose main branch has changed: the changes, and code that loads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny models of text and pictures, with noise on every parameter."""
+"""Tiny models of text and images, with noise on every parameter."""
 
 from __future__ import annotations
 

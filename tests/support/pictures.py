@@ -1,6 +1,6 @@
-"""README's pictures, made anew: `make pictures`.
+"""README's pictures: `make pictures` creates them.
 
-The page of MiniLM's report in Chromium, light and dark, and its tree as the terminal shows it.
+The page of MiniLM's report in Chromium, light and dark, and its tree in the terminal.
 """
 
 from __future__ import annotations

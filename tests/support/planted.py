@@ -1,4 +1,4 @@
-"""What an attacker puts in an output folder, so that the next export writes elsewhere."""
+"""Files that an attacker puts in an output folder to redirect the next export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optimum_htp.onnxfile.replace_files import SWITCH
 
 
 def contents(folder):
-    """Everything below a folder, links not followed."""
+    """Return everything below a folder without following links."""
     return {
         path.relative_to(folder).as_posix(): str(path.readlink()) if path.is_symlink() else path.read_bytes()
         for path in folder.rglob("*")
@@ -18,7 +18,7 @@ def contents(folder):
 
 
 def plant_old_form(root, output):
-    """Names in the hidden folder say where to; one leads out of the folder through a link."""
+    """Names in the hidden folder give the targets; one leads out of the folder through a link."""
     (output / "sub").symlink_to(root / "elsewhere", target_is_directory=True)
     (output / SWITCH / "sub").mkdir(parents=True)
     (output / SWITCH / "sub" / "theirs.new").write_text("planted")
@@ -26,7 +26,7 @@ def plant_old_form(root, output):
 
 
 def plant_list(root, output, place="sub/theirs"):
-    """A hidden folder as a publisher writes it, made by hand: the attacker knows everything but the change times."""
+    """A hidden folder as a publisher writes it, made by hand: an attacker can copy all but change times."""
     (output / "sub").symlink_to(root / "elsewhere", target_is_directory=True)
     (output / SWITCH).mkdir()
     (output / SWITCH / "0.new").write_text("planted")
@@ -36,7 +36,7 @@ def plant_list(root, output, place="sub/theirs"):
 
 
 def plant_known_list(root, output, place="sub/theirs"):
-    """The same with the right change times: the link is what is left to refuse."""
+    """The same with the right change times: only the link is a reason to refuse it."""
     plant_list(root, output, place)
     text = (output / SWITCH / "files.json").read_text()
     status = (output / SWITCH / "0.new").stat()

@@ -1,4 +1,4 @@
-"""ONNX models and their bytes, of any content: strategies of hypothesis, and fields by hand."""
+"""ONNX models and their bytes, with any content: strategies of hypothesis, and fields by hand."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ values = st.one_of(
 
 @st.composite
 def raw_entries(draw):
-    """A metadata property as it is mostly written, and in every other way."""
+    """A metadata property in its usual encoding, and in all others."""
     parts = [field(1, draw(values)), field(2, draw(values))]
     other = draw(st.sampled_from(["", "", "", "", "turned", "no value", "more"]))
     if other == "turned":

@@ -1,4 +1,4 @@
-"""A process that publishes the files of a folder, and can be stopped at any of its renames.
+"""A process that publishes the files of a folder, and can be stopped at any rename.
 
 `python -m tests.support.publisher SOURCE OUTPUT [--rounds N] [--at RENAME {kill,interrupt,fail}] [--hold]`
 """
@@ -50,7 +50,7 @@ def write_model(folder: Path, version: str, names: Sequence[str] = PARTS) -> Pat
 
 
 def versions(folder: Path, names: Sequence[str] = PARTS, watch: Watch | None = None) -> set[str]:
-    """Return the versions of which there are files in a folder."""
+    """Return the versions of the files in a folder."""
     found = set()
     for name in names:
         if watch is not None:
@@ -60,7 +60,7 @@ def versions(folder: Path, names: Sequence[str] = PARTS, watch: Watch | None = N
 
 
 def publish_copy(source: Path, output: Path) -> None:
-    """Publish a copy of a folder, the way that an export is published."""
+    """Publish a copy of a folder as an export is published."""
     with staging_folder(output) as staging:
         shutil.copytree(source, staging / "output")
         publish(staging / "output", output)

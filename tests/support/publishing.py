@@ -1,4 +1,4 @@
-"""Processes that replace the model of an output folder, and what is to be found there."""
+"""Processes that replace the model of an output folder, and the expected content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.publisher import PARTS
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="kills and modes are POSIX's")
 SWITCHED = sorted((*PARTS, "config.json"))
-FIRST_OF_SWITCH = len(SWITCHED) + 2  # renames before: each staged file's, and the one that begins the switch
+FIRST_OF_SWITCH = len(SWITCHED) + 2  # previous renames: one per staged file, and the one that begins the switch
 RENAMES = FIRST_OF_SWITCH + len(SWITCHED) - 1
 
 
@@ -42,13 +42,13 @@ def assert_tidy(output):
 
 
 def settle(output):
-    """What the next run does first, whatever becomes of it then."""
+    """Clean up first, as the next run does."""
     with staging_folder(output):
         pass
 
 
 def killed_switch(output, new):
-    """An output folder whose publisher was killed in the middle of its renames."""
+    """An output folder after a kill of its publisher during the renames."""
     code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH + 2, "kill"))
     assert code == -signal.SIGKILL, errors
     assert replacement_is_pending(output)

@@ -1,4 +1,4 @@
-"""Small models to replace, processes that do, and caches that others share."""
+"""Small models to replace, processes that replace them, and shared caches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX's permissions, lock
 
 
 def save(path, scopes=("a", "b"), megabytes=0.0, **properties):
-    """Write a chain of nodes in these modules, and a weight of that size."""
+    """Write a chain of nodes in these modules, and a weight of a given size."""
     values = ["x", *(f"/{scope}/Relu_output_0" for scope in scopes)]
     nodes = [
         helper.make_node("Relu", [values[i]], [values[i + 1]], name=f"/{scope}/Relu") for i, scope in enumerate(scopes)
@@ -34,7 +34,7 @@ def names_in(folder):
 
 
 def writers(calls):
-    """Processes that each do one thing to every file that is named to them, and say whether it went well."""
+    """Processes that each change every file that they are given, and report success or failure."""
     code = """
 import sys
 from optimum_htp.errors import FileChangedError
@@ -68,7 +68,7 @@ LAYOUTS = [
 
 
 def cached(root, layout):
-    """A model in a cache that others share; return the path that a user would name, and the file that others read."""
+    """A model in a shared cache; return the path for the user, and the file that other processes read."""
     digest, commit = "ab" * 32, "cd" * 20
     repo = root / "hub" / "models--org--name"
     link, real = {

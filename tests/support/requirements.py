@@ -1,6 +1,6 @@
-"""`python -m tests.support.requirements [EXTRA]`: what this package needs, but for Optimum's packages.
+"""`python -m tests.support.requirements [EXTRA]`: the requirements of this package, without Optimum's packages.
 
-These are installed with --no-deps where transformers is newer than optimum-onnx permits.
+Those are installed with --no-deps if transformers is newer than optimum-onnx permits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OWN = "optimum-htp["
 
 
 def requirements(extra: str | None) -> list[str]:
-    """Return the requirements in pyproject.toml, with those of an extra and the extras that it names."""
+    """Return the requirements in pyproject.toml, with those of an extra and of the extras in it."""
     project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))[
         "project"
     ]

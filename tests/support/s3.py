@@ -1,4 +1,4 @@
-"""S3 as moto's server plays it over HTTP on the loopback, for this process and those that it starts."""
+"""moto's S3 server over HTTP on the loopback interface, for this process and its children."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "not-to-be-seen"
 @contextmanager
 def serving_bucket(name: str) -> Iterator[None]:
     """Serve an empty bucket, with the address and credentials in the environment."""
-    import boto3  # these take seconds, and few tests need them
+    import boto3  # the imports take seconds, and few tests need them
     from moto.server import ThreadedMotoServer
     from s3fs import S3FileSystem
 
@@ -27,7 +27,7 @@ def serving_bucket(name: str) -> Iterator[None]:
         patch.setenv("AWS_ACCESS_KEY_ID", "mine")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        # fsspec keeps its connections for good, also those to a server that has ended.
+        # fsspec keeps connections forever, also to a stopped server.
         S3FileSystem.clear_instance_cache()
         boto3.client("s3").create_bucket(Bucket=name)
         yield

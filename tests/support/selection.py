@@ -1,6 +1,6 @@
-"""Which test files begin, and which are run with which stack: their names without `test_`."""
+"""Which test files run first, and which run with which stack: their names without `test_`."""
 
-# Those that take longest, so that no worker is left alone with one of them at the end.
+# The longest files, so that no worker runs one alone at the end.
 LONGEST = (
     *("plugging_in", "cluster", "batch", "exported_models", "bystanders", "without_connection", "interrupts"),
     *("bridges", "release_action", "report_page", "onnxfile_properties", "code_references", "extract", "export"),
@@ -9,21 +9,21 @@ LONGEST = (
     *("extract_external", "publishing_links", "publishing_readers"),
 )
 
-# Those that take half of the time of the others together. `make test` leaves them to `make test-slow`.
+# Files that take half of the total time. `make test-slow` runs them, not `make test`.
 LONG = (
     *("batch", "code_references", "extract", "interrupts", "other_commits", "plugging_in", "renamed_repos"),
     *("sentence_transformers", "slow_hubs", "xet"),
 )
 
-# Those whose slow tests are run with every stack.
+# Files whose slow tests run with every stack.
 OF_THE_STACK = (
     *("bridge_imports", "bridges", "classes", "diffusion", "end_to_end", "engines", "export_format"),
     *("exported_models", "interrupts", "plain_experts", "plain_exports", "stacks", "traced_files"),
     "without_connection",
 )
 
-# Those that try code of this package and the commands alone, whose answers do not depend on the versions of
-# transformers, Optimum and huggingface_hub. They are run with one stack.
+# Files of tests that do not depend on the versions of transformers, Optimum and huggingface_hub: of this package's
+# own code and commands. They run with one stack.
 OF_NO_STACK = (
     *("benchmarks", "cluster", "display", "exit_codes", "hostile_files", "hostile_names", "hostile_onnxfiles"),
     *("manual", "masking", "metadata", "onnxfile", "onnxfile_properties", "onnxfile_writes", "outputs", "parsing"),
@@ -31,7 +31,7 @@ OF_NO_STACK = (
     *("replacing", "replacing_rights", "replacing_together", "run_command", "structure"),
 )
 
-# The packages whose tests of no model are the unit tests (`make test-unit`), but for those of processes and servers.
+# The folders of unit tests (`make test-unit`); these files in them test processes and servers, or are slow.
 UNIT = ("fit", "hubs", "metadata", "onnxfile", "origin", "resolve", "stamping")
 NO_UNIT = (
     *("hostile_onnxfiles", "model_zoo", "onnxfile_properties", "onnxfile_writes", "replacing", "replacing_rights"),

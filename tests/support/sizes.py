@@ -1,4 +1,4 @@
-"""Copies of files of whose inputs some sizes are numbers."""
+"""Copies of files in which some sizes of inputs are numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx
 
 
 def fixed(source, target, **sizes):
-    """Write a copy of a file of whose inputs some sizes, by their symbols or by input and symbol, are numbers."""
+    """Write a copy of a file in which some sizes of inputs, by their symbols or by input and symbol, are numbers."""
     model = onnx.load(source)
     for value in model.graph.input:
         for dimension in value.type.tensor_type.shape.dim:

@@ -1,4 +1,4 @@
-"""What PyTorch's own submodules return, and what ONNX Runtime computes inside a graph, for the same inputs."""
+"""Outputs of PyTorch's submodules, and values inside a graph in ONNX Runtime, for the same inputs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LAYER = "bert.encoder.layer.0"
 
 @dataclass
 class Observed:
-    """The tensors that went into a call of a module, and those that came out."""
+    """The input and output tensors of a call of a module."""
 
     given: list[np.ndarray] = field(default_factory=list)
     returned: list[np.ndarray] = field(default_factory=list)
 
 
 def torch_model(animal: Animal, folder: Path) -> Any:
-    """Return a model of the zoo, to be run."""
+    """Return a model of the zoo in evaluation mode."""
     return getattr(transformers, animal.model).from_pretrained(folder).eval()
 
 
 def submodule_calls(model: Any, run_it: Any) -> dict[str, list[Observed]]:
-    """Return every call of every submodule while a model runs, those of `forward` itself too, in order."""
+    """Return every call of every submodule while a model runs, including those of `forward`, in order."""
     calls: dict[str, list[Observed]] = defaultdict(list)
 
     def watched(name: str, forward: Any) -> Any:
@@ -83,7 +83,7 @@ def inner_values(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a model on as much of some values as it takes."""
+    """Run a model with those of the given values that it accepts."""
     session = _session(str(path))
     taken = {one.name: feeds[one.name] for one in session.get_inputs()}
     return dict(zip([one.name for one in session.get_outputs()], session.run(None, taken), strict=True))

@@ -1,4 +1,4 @@
-"""Models of one layer for transformers' own exporters, which take as long again for each layer."""
+"""Models of one layer for transformers' own exporters: each layer more takes the same time again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Traced:
 
     Attributes:
         model: The name of its class.
-        make: Saves it with some layers.
+        make: Saves it with a number of layers.
         pipeline_tag: Of its repo.
     """
 
@@ -46,7 +46,7 @@ MODELS = {
 
 
 def export(name: str, repo_id: str, folder: Path) -> None:
-    """Export a model of the Hub. The classifier is exported by the command line; its output is beside the folder."""
+    """Export a model of the Hub. The classifier is exported by the command line; its output is next to the folder."""
     from optimum_htp import HTPExporter
     from tests.conftest import optimum_cli
 
@@ -70,7 +70,7 @@ def says_nothing_of_this_machine(path):
 
 
 def changed(source, target, name, change):
-    """A copy of a model in which the values of one weight are changed."""
+    """A copy of a model with other values of one weight."""
     import onnx
 
     model = onnx.load(source)

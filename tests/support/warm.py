@@ -1,9 +1,9 @@
-"""Commands and Python code in processes of their own that need not import PyTorch once more.
+"""Commands and Python code in new processes that do not import PyTorch again.
 
-The standard library's fork server imports what takes longest, once for all tests of a worker, and forks each
-process. Nothing of Hugging Face's is imported in it: that reads its environment variables when it is imported,
-and each process brings its own. An environment in which a second command is run gets a server of its own: a fork of
-the first one, which imports Hugging Face's packages with exactly these variables, and forks the commands.
+The standard library's fork server imports the slowest packages once for all tests of a worker, and forks each process.
+It imports no package of Hugging Face, because those read environment variables at import, and each process has its
+own. For an environment with a second command, there is another server: a fork of the first one, which imports Hugging
+Face's packages with these variables, and forks the commands.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ PRELOADED = [
     *("torch", "torch._dynamo", "torch.onnx", "onnx", "onnxruntime", "sklearn.metrics", "PIL.Image"),
     *("requests", "httpx", "jinja2", "yaml", "regex", "tokenizers", "safetensors.torch", "boto3", "fsspec"),
 ]
-# What commands import of Hugging Face's and of ours, in a server for one environment.
+# Packages of Hugging Face and of ours that commands import, for the server of one environment.
 IMPORTED = [
     *("optimum.commands.optimum_cli", "optimum.exporters.onnx.convert", "optimum.onnxruntime", "peft"),
     *("transformers.models.auto", "transformers.pipelines", "optimum_htp.export", "optimum_htp.loading"),
 ]
 # Read when a command runs, so they may differ within an environment.
 READ_LATER = ("PYTEST_CURRENT_TEST", "OPTIMUM_HTP_", "SOURCE_DATE_EPOCH")
-# What an interpreter or PyTorch reads when it starts, nobody can bring along later.
+# An interpreter or PyTorch reads these at its start only.
 READ_AT_START = ("PYTHON", "TORCH", "OMP_", "OPTIMUM_HTP_DISABLE")
 TIMEOUT = 300  # seconds
 
 
 def can_run(env: dict[str, str]) -> bool:
-    """Tell whether a forked process behaves like one that is started with these further variables."""
+    """Whether a forked process behaves like a new one with these additional variables."""
     return "forkserver" in multiprocessing.get_all_start_methods() and not any(
         name.startswith(READ_AT_START) for name in env
     )
@@ -60,7 +60,7 @@ def optimum_cli(arguments: list[str], cwd: Path, env: dict[str, str]) -> subproc
 
 
 def python(code: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run Python code with exactly these environment variables, where nothing of Hugging Face's is imported yet."""
+    """Run Python code with exactly these environment variables, without imported packages of Hugging Face."""
     return _forked(_exit_code, _code, [code], cwd, env)
 
 
@@ -81,7 +81,7 @@ def _forked(
 
 
 class _Server:
-    """A process that runs commands in forks of itself, all of them in one environment."""
+    """A process that runs commands in forks of itself, all in one environment."""
 
     def __init__(self, env: dict[str, str]) -> None:
         self._connection, theirs = multiprocessing.Pipe()
@@ -102,12 +102,12 @@ def _serve(connection: Connection, env: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(env)
     stderr = os.dup(2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # some warn when they are imported
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # some packages warn at import
     for module in IMPORTED:
-        with contextlib.suppress(ImportError):  # what is not installed, the commands do without
+        with contextlib.suppress(ImportError):  # commands work without missing packages
             importlib.import_module(module)
     os.dup2(stderr, 2)
-    gc.freeze()  # so that forks neither look at nor copy what is here
+    gc.freeze()  # forks neither scan nor copy these objects
     while True:
         try:
             call = connection.recv()
@@ -123,7 +123,7 @@ def _context(method: str) -> Any:
 
 
 def _exit_code(*call: object, method: str = "forkserver") -> int | None:
-    """Return how a process ended that was forked for the call, or None for one that had to be killed."""
+    """Return the exit of a process forked for the call, or None for one that was killed."""
     process = _context(method).Process(target=_run, args=call)
     process.start()
     process.join(TIMEOUT)
@@ -144,7 +144,7 @@ def _run(
     try:
         sys.exit(target(arguments))
     finally:
-        atexit._run_exitfuncs()  # a forked process ends without them
+        atexit._run_exitfuncs()  # a forked process ends without these
 
 
 def _command(arguments: list[str]) -> object:

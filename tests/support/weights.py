@@ -1,7 +1,7 @@
-"""The independent check of tags: initializers are matched to parameters by value, and say whose node uses them.
+"""The independent check of tags: initializers are matched to parameters by value, which gives the owner of a node.
 
-Nothing here looks at names: a weight that is the parameter of a module, as it is or transposed, belongs to that
-module, and so has the node that consumes it. Weights that were folded into others match nothing and are left aside.
+Names are ignored: a weight that equals a module's parameter, also transposed, belongs to that module, and so does the
+node that uses it. Weights that were folded into others match nothing and are left out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import onnx
 import onnx.numpy_helper
 
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
-# A shared or renamed weight passes through these on its way to the node that uses it.
+# A shared or renamed weight passes through these nodes before its use.
 _PASSED_THROUGH = {"Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze"}
 
 
 @dataclass(frozen=True)
 class Use:
-    """A node that consumes a parameter."""
+    """A node that uses a parameter."""
 
     node: str
     op_type: str
@@ -80,7 +80,7 @@ def parameter_owners(model: Any) -> dict[tuple[Any, ...], set[str]]:
 
 
 def weight_uses(path: Path, model: Any, key: str = "htp.module") -> list[Use]:
-    """Return every use of a surviving parameter in a file whose nodes are tagged with that key."""
+    """Return every use of a remaining parameter in a file, with the node's tag of the given key."""
     owners = parameter_owners(model)
     graph = onnx.load(path).graph
     owned: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""A table of tiny models: one line an architecture, with the class of Optimum's that it is for."""
+"""A table of tiny models: one line per architecture, with Optimum's class for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ZOO: dict[str, Animal] = {
         "token-classification",
         "ORTModelForTokenClassification",
     ),
-    "layoutlm": Animal(  # no other class of Optimum's passes boxes on
+    "layoutlm": Animal(  # only this class of Optimum passes boxes on
         "LayoutLMForTokenClassification",
         configured("LayoutLMConfig", **BERT, num_labels=3, max_2d_position_embeddings=64),
         "token-classification",
@@ -147,7 +147,7 @@ ZOO: dict[str, Animal] = {
         "audio",
         "sounds",
     ),
-    "wavlm": Animal(  # attention of torch.nn.functional, on the weights of modules that are not called
+    "wavlm": Animal(  # attention of torch.nn.functional, with weights of modules that are not called
         "WavLMForSequenceClassification",
         configured("WavLMConfig", **AUDIO),
         "audio-classification",
@@ -287,7 +287,7 @@ ZOO: dict[str, Animal] = {
 
 _PART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
 _BART = {
-    "vocab_size": 20_000,  # Optimum draws tokens by chance, and one more `eos` would be refused
+    "vocab_size": 20_000,  # Optimum samples tokens, and another `eos` would be refused
     "d_model": 32,
     **{f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in _PART.items()},
 }

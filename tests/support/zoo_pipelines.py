@@ -1,4 +1,4 @@
-"""What the tests of the runtime share."""
+"""Shared code of the tests of the runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["needing_pipeline", "pipeline_of"]
 
 
 def pipeline_of(name, folder, task=None):
-    """Return the pipeline of transformers on a file of the zoo, with Optimum's class."""
+    """Return transformers' pipeline for a file of the zoo, with Optimum's class."""
     animal = ZOO[name]
     model = getattr(optimum.onnxruntime, animal.ort_class).from_pretrained(folder)
     if animal.kind == "image":

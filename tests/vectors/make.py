@@ -1,4 +1,4 @@
-"""Make the test vectors: `python -m tests.vectors.make`. Run only when the format changes; the files are kept."""
+"""Make the test vectors: `python -m tests.vectors.make`. Run only when the format changes; the files are stored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HUB = {
     "hf_private": "false",
     "hf_gated": "false",
 }
-# A ZIP of one `config.json`, deflated, as any library writes it.
+# A ZIP of one deflated `config.json`, as any library writes it.
 ARCHIVE = _zip({"config.json": b'{"model_type": "bert"}\n'})
 CONFIG = {
     "name": "config.json",

@@ -1,4 +1,4 @@
-"""The benchmarks run, and tell what got slower."""
+"""The benchmarks run, and report slower results."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What needs neither PyTorch nor optimum-onnx: commands and Auto classes, on files that were kept.
+"""Commands and Auto classes without PyTorch and optimum-onnx, with stored files.
 
-`make test-newest` runs this with the newest transformers and huggingface_hub, and nothing else of Optimum's.
+`make test-newest` runs this with the newest transformers and huggingface_hub, and no other package of Optimum.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ print(json.dumps([config.model_type, config.num_labels, tokenizer.tokenize("the 
 
 @pytest.fixture
 def hub_with_it(hub):
-    """The Hub, with the commit that the kept files name."""
+    """The Hub, with the commit of the stored files."""
     known = json.loads((KEPT / "expected.json").read_text())
     repo = hub.add(known["repo"], {}, pipeline_tag="text-classification", library_name="transformers")
     repo.commits = {known["commit"]: {path.name: path.read_bytes() for path in (KEPT / "repo").iterdir()}}

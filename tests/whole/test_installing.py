@@ -27,7 +27,7 @@ def test_uv_command_works_with_newer_packages(published, model_folder, tmp_path)
     assert len(WITH_UV) == 1
     fresh = created(tmp_path / "venv")
     fresh.have(FULL)
-    # optimum-intel permits an older transformers only.
+    # optimum-intel permits older transformers versions only.
     fresh.have(["optimum-intel==2.2.0"], "--no-deps")
     installed(fresh, WITH_UV)
     fresh.command(

@@ -1,4 +1,4 @@
-"""The manual builds without a warning, and what its code blocks show can be typed."""
+"""The manual builds without a warning, and its commands exist."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def blocks(*languages):
 
 
 def shown_commands():
-    """Yield each of our commands that a block shows, as words."""
+    """Yield each command of this package in a block, as words."""
     for page, content in blocks("bash", "text"):
         for line in content.replace("\\\n", " ").splitlines():
             text = line.removeprefix("$ ").strip()

@@ -87,7 +87,7 @@ def test_repeated_parts_of_an_address_are_masked():
 
 
 def through_dask(error):
-    """The error as Dask's workers send it: pickled by tblib, whatever was imported before."""
+    """The error in the form of Dask's workers: pickled by tblib, after any imports."""
     rebuild, arguments = pytest.importorskip("tblib.pickling_support").pickle_exception(error)[:2]
     return rebuild(*arguments)
 

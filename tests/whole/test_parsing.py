@@ -1,4 +1,4 @@
-"""JSON of others: too deep, too large, of another shape. It ends in typed errors, or is left out with a warning."""
+"""Untrusted JSON: too deep, too large, or of another structure. It causes typed errors or warnings."""
 
 from __future__ import annotations
 

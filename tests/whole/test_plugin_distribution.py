@@ -1,4 +1,4 @@
-"""A plugin as its author ships it: a wheel of its own, installed beside ours, and at work in processes of its own."""
+"""A plugin as its author ships it: its own wheel, installed next to ours, and used in new processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(model.config.id2label[0], *tokenizer.tokenize("the cat"), AutoConfig.from_
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """The Python of a fresh environment with the plugin installed; what this one has is there too."""
+    """The Python of a new environment with the plugin and the packages of this one."""
     folder = tmp_path_factory.mktemp("plugin")
     source = shutil.copytree(PLUGIN, folder / "source")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
@@ -51,7 +51,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory, model_folder):
-    """A folder of git repos, with one model whose branch has moved on since it was tagged."""
+    """A folder of git repos, with one model whose branch has changed since its tag."""
     folder = tmp_path_factory.mktemp("acme")
     work, bare = shutil.copytree(model_folder("bert"), folder / "work"), folder / "org" / "bert.git"
     git = ("git", "-c", "user.name=Acme", "-c", "user.email=acme@localhost", "-C", work)

@@ -1,4 +1,4 @@
-"""Plugins: other Hubs, metadata and preprocessor rules, through the hooks that our own Hub uses."""
+"""Plugins: other Hubs, metadata and preprocessor rules, through the hooks of the built-in Hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import run_python
 
 @pytest.fixture
 def registered():
-    """Register plugins that are gone after the test."""
+    """Register plugins for the duration of a test."""
     plugins = []
 
     def register(plugin):

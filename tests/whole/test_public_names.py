@@ -1,4 +1,4 @@
-"""The public names: one list, three forms that have to agree."""
+"""The public names: one list in three places that must agree."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Files of one stack on the other: they give the logits and tokens that PyTorch gives there.
+"""Files of one stack in the other: they give the logits and tokens of PyTorch there.
 
-T5 is compared with what the file gives on its own stack: PyTorch's T5 scales the outputs of its decoder differently on
-the other, where a config does not say it.
+T5 is compared with the file's results in its own stack: PyTorch's T5 scales the outputs of its decoder differently in
+the other, if the config does not define it.
 
-The other environment is one that `make demo` and `make demo STACK=newest` make.
+`make demo` and `make demo STACK=newest` make the other environment.
 """
 
 from __future__ import annotations

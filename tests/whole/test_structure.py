@@ -1,4 +1,4 @@
-"""Files of the package and of its tests are short, and no modules import each other, nor anything a test file."""
+"""Files of the package and of its tests are short, imports have no cycles, and no module imports a test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST = 350  # lines
 
 
 def imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Yield the imports that are made when a module is imported: not those of functions, nor for type checkers."""
+    """Yield the imports at the import of a module: not those in functions, nor for type checkers."""
     for one in ast.iter_child_nodes(node):
         if isinstance(one, (ast.Import, ast.ImportFrom)):
             yield one
@@ -32,7 +32,7 @@ def imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Return the modules of the package that a module imports when it is imported."""
+    """Return the modules of the package that a module imports at its import."""
     found = set()
     for one in imports(ast.parse(path.read_text(encoding="utf-8"))):
         names = [alias.name for alias in one.names]
@@ -66,5 +66,5 @@ def test_file_is_short(path):
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_message_advises_to_install_an_extra(path):
-    """With it, pip takes transformers 5 back to the version that optimum-onnx asks for."""
+    """With it, pip would install the transformers 4 that optimum-onnx requires in place of transformers 5."""
     assert "optimum-htp[" not in path.read_text(encoding="utf-8")

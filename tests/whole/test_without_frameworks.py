@@ -1,4 +1,4 @@
-"""What needs no model runs without PyTorch, transformers and ONNX Runtime: they take seconds to import."""
+"""Work without a model runs without PyTorch, transformers and ONNX Runtime, whose imports take seconds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_reading_and_verifying_in_python_imports_no_framework(zoo_export, empty_
 
 
 def test_headers_of_weights_distinguish_models(zoo_export, access):
-    """As well as the models themselves do: see the same sample in test_fit."""
+    """As many as the models themselves: see the same sample in test_fit."""
     names = ["albert", "bert", "clip", "electra", "gpt2", "resnet", "wav2vec2"]
     graphs = {
         (name, path.name): read_graph(path)

@@ -1,4 +1,4 @@
-"""Systems that make no links: huggingface_hub keeps copies there, and new files have a name from the beginning."""
+"""Systems without links: huggingface_hub stores copies there, and new files have a name from the start."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A server of Xet, which every version of hf_xet writes to and reads from: xorbs, shards, reconstructions.
+"""A Xet server for every version of hf_xet: xorbs, shards, reconstructions.
 
-The formats are those of https://huggingface.co/docs/xet. Contents are kept as they come: hf_xet alone unpacks them.
+The formats are those of https://huggingface.co/docs/xet. Contents are stored unchanged: only hf_xet unpacks them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-_HEADER, _ENTRY = 48, 48  # bytes of a shard's header, and of each entry in it
+_HEADER, _ENTRY = 48, 48  # bytes of a shard's header, and of each of its entries
 _VERIFIED, _WITH_SHA256 = 1 << 31, 1 << 30
 _END = b"\xff" * 32
-# hf_xet before 1.1.6 has the names in the singular.
+# hf_xet before 1.1.6 uses the singular names.
 _ROUTE = re.compile(r"/(?:v1/)?(xorb|shard|reconstruction|data)s?(?:/default(?:-merkledb)?)?/?([0-9a-f]{64})?")
 
 
@@ -30,7 +30,7 @@ class Segment(NamedTuple):
 
 
 class CasServer:
-    """Keeps what hf_xet uploads, in memory, and serves it to hf_xet.
+    """Stores uploads of hf_xet in memory, and serves them to hf_xet.
 
     Attributes:
         url: Its address.
@@ -47,7 +47,7 @@ class CasServer:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -87,7 +87,7 @@ class CasServer:
 
 
 def _offsets(xorb: bytes) -> Iterator[int]:
-    """Yield where each chunk begins, and where the last one ends."""
+    """Yield the start of each chunk, and the end of the last one."""
     at = 0
     yield at
     while at < len(xorb) and xorb[at] == 0:  # the version; a footer begins with another byte
@@ -96,7 +96,7 @@ def _offsets(xorb: bytes) -> Iterator[int]:
 
 
 def _hex(raw: bytes) -> str:
-    """Return a hash as it is in addresses: four numbers of 64 bits."""
+    """Return a hash in the form of URLs: four numbers of 64 bits."""
     return "".join(f"{number:016x}" for number in struct.unpack("<4Q", raw))
 
 
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"")
         kind, name = match.groups()
         first, last = map(int, self.headers.get("Range", "bytes=0-0").removeprefix("bytes=").split("-"))
-        if kind == "reconstruction":  # parts of files are asked for in turn, and the first one holds all of ours
+        if kind == "reconstruction":  # parts of files are requested in turn, and the first one contains all of these
             return self._send(416 if first else 200, json.dumps(self.cas.reconstruction(name)).encode())
         return self._send(206, self.cas.data(name)[first : last + 1])
 

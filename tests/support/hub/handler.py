@@ -1,4 +1,4 @@
-"""What all origins of the loopback Hub share: receiving a request, sending and logging its answer."""
+"""Shared by all origins of the loopback Hub: receiving a request, and sending and logging its response."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Handler(BaseHTTPRequestHandler):
     packs = False
     """Whether answers are packed for those that accept it."""
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # a body that waits for the acknowledgement of its headers comes 40 ms late
+    disable_nagle_algorithm = True  # a body after an acknowledgement of its headers arrives 40 ms late
 
     def _received(self) -> None:
         self.body = self._read_body()
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def about(self) -> str:
-        """The path of the file or page that is asked for; `path` may be that of a cache or storage."""
+        """The requested file or page; `path` may be that of a cache or storage."""
         return self.path
 
     @property
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send an answer: a part of it where a range was asked for, or packed where that is accepted."""
+        """Send a response: a part of it for a range, or compressed if the request accepts it."""
         from tests.support.hub.server import Request
 
         packs = (

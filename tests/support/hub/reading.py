@@ -1,4 +1,4 @@
-"""What the loopback Hub answers to those who read: files, repo info, trees, histories and lists."""
+"""Responses of the loopback Hub to readers: files, repo info, trees, histories and lists."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class HubHandler(Uploads):
         self._json({"slug": slug, "items": content, "private": False, "upvotes": 0, "position": 0, **about})
 
     def _models(self) -> None:
-        """List models, a page at a time."""
+        """List models, one page at a time."""
         author, tags = self.query.get("author", [None])[0], set(self.query.get("filter", []))
         found = [
             repo
@@ -142,7 +142,7 @@ class HubHandler(Uploads):
         )
 
     def _paged(self, entries: list[Any]) -> None:
-        """Send a page of a list; the next one's address is in a header."""
+        """Send a page of a list; the next one's URL is in a header."""
         cursor = self.query.get("cursor", [""])[0]
         start = int(base64.b64decode(cursor) or b"0")
         stop = start + self.hub.page

@@ -1,4 +1,4 @@
-"""What the loopback Hub serves: repos with commits and refs, and what the API says of their files."""
+"""Content of the loopback Hub: repos with commits and refs, and the API's facts about their files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 Files = Mapping[str, bytes]
 
 REGULAR_LIMIT = 10_000_000
-# As the .gitattributes have it that the Hub puts into new repos.
+# As in the .gitattributes of new repos on the Hub.
 _LFS = (
     "7z|arrow|bin|bz2|ckpt|ftz|gz|h5|joblib|mlmodel|model|msgpack|npy|npz|onnx|onnx_data|ot|parquet|pb|pickle|pkl|pt|"
     "pth|rar|safetensors|tar|tflite|tgz|wasm|xz|zip|zst"
@@ -24,7 +24,7 @@ ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suf
 
 @dataclass
 class Repo:
-    """A model repo: commits that never change, and refs that name them."""
+    """A model repo: immutable commits, and refs to them."""
 
     repo_id: str
     private: bool = False
@@ -63,13 +63,13 @@ class Repo:
 
 
 def is_large(name: str, size: int) -> bool:
-    """Whether the Hub keeps a file in Git LFS."""
+    """Whether the Hub stores a file in Git LFS."""
     return _LARGE.fullmatch(name) is not None or size > REGULAR_LIMIT
 
 
-@lru_cache(maxsize=256)  # requests are many, and a model's weights are large
+@lru_cache(maxsize=256)  # there are many requests, and a model's weights are large
 def git_sha(body: bytes) -> str:
-    """Return git's name of a content."""
+    """Return git's hash of a content."""
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
 
 
@@ -79,7 +79,7 @@ def sha256(body: bytes) -> str:
 
 
 def tree_entry(name: str, body: bytes, xet_hash: str) -> dict[str, Any]:
-    """Return what a tree says of a file. Of what is stored with LFS, git's name is that of the pointer."""
+    """Return a tree's entry of a file. For a file in LFS, git's hash is that of the pointer."""
     entry = {"type": "file", "path": name, "size": len(body)}
     if not is_large(name, len(body)):
         return {**entry, "oid": git_sha(body)}
@@ -105,7 +105,7 @@ def tree_entries(files: Files, below: str, xet_hash: Any, *, recursive: bool) ->
 
 
 def repo_info(repo: Repo, sha: str | None, *, with_card: bool = False, with_blobs: bool = False) -> dict[str, Any]:
-    """Return what the API says of a repo at a commit."""
+    """Return the API's facts about a repo at a commit."""
     files = repo.commits.get(sha or "", {})
     info: dict[str, Any] = {
         "_id": repo_key(repo.repo_id),

@@ -1,4 +1,4 @@
-"""The loopback Hub itself: its origins, the repos on it, its log, and the switches of its behaviour."""
+"""The loopback Hub itself: its origins, its repos, its log, and the switches of its behavior."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Tamper = Callable[[str, str, int, bytes, dict[str, str]], tuple[int, bytes, dict
 
 @dataclass(frozen=True)
 class Request:
-    """A request that was answered.
+    """A request and its response.
 
     Attributes:
         method: GET, HEAD and so on.
-        path: What it is about: for a file its path below `/resolve/`, also where storage or cache sent it.
+        path: The subject: for a file its path below `/resolve/`, also in requests to storage or cache.
         token: Bearer token.
-        status: Of the answer.
+        status: Of the response.
         origin: `hub`, `cdn` or `mirror`.
-        url: The path that was really asked for, with its query.
-        span: The `Range` that was asked for.
-        sent: Bytes of the answer's body, as they were sent.
-        is_hop: Whether the answer only led to where the file is: such are not counted by `recorded`.
+        url: The requested path, with its query.
+        span: The requested `Range`.
+        sent: Bytes of the response's body, as sent.
+        is_hop: Whether the response only redirected to the file: `recorded` does not count these.
     """
 
     method: str
@@ -52,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Signed:
-    """An address of the storage: the file it is for, until when, and the only range it is for, if there is one."""
+    """A URL of the storage: its file, its expiry, and its only range, if it has one."""
 
     repo_id: str
     commit: str
@@ -66,11 +66,11 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may hang up."""
+        """Clients may close the connection."""
 
 
 class LoopbackHub:
-    """The server; `url` is what HF_ENDPOINT has to be."""
+    """The server; `url` is the value for HF_ENDPOINT."""
 
     def __init__(self, port: int = 0) -> None:
         from tests.support.hub.reading import HubHandler
@@ -153,7 +153,7 @@ class LoopbackHub:
 
     @contextmanager
     def recorded(self) -> Iterator[list[Request]]:
-        """Collect the requests that are answered while the block runs, without redirects to where a file is kept."""
+        """Collect the requests during the block, without redirects to the place of a file."""
         start = len(self.requests)
         seen: list[Request] = []
         yield seen
@@ -161,9 +161,9 @@ class LoopbackHub:
 
     @contextmanager
     def given_back(self) -> Iterator[LoopbackHub]:
-        """Give this Hub to somebody who may change it; its behaviour and its repos are as before afterwards.
+        """Give this Hub to a test that may change it; its behavior and its repos are restored afterwards.
 
-        Repos that were added stay: other tests may share them.
+        Added repos stay: other tests may share them.
         """
         own = {name: copy(value) for name, value in vars(self).items() if not name.startswith("_")}
         del own["requests"], own["repos"]
@@ -179,17 +179,17 @@ class LoopbackHub:
                 vars(repo).update(state)
 
     def answer(self, handler: Handler) -> None:
-        """Answer a request; subclasses may do it otherwise."""
+        """Respond to a request; subclasses may respond differently."""
         handler.answer()
 
     def xet_hash(self, body: bytes) -> str:
-        """Return Xet's name of a content: 64 hexadecimal digits, as its SHA-256 has, and not that."""
+        """Return Xet's hash of a content: 64 hexadecimal digits like its SHA-256, but different."""
         if self.xet is not None:
             return self.xet.put(body)
         return hashlib.sha256(b"xet" + sha256(body).encode()).hexdigest()
 
     def signed(self, repo_id: str, commit: str, name: str, span: str | None) -> str:
-        """Return an address of the storage for a file, asked for with this `Range`."""
+        """Return a URL of the storage for a file, requested with this `Range`."""
         signature, expires = secrets.token_hex(20), time.time() + self.address_lives
         self._signed[signature] = Signed(repo_id, commit, name, expires, span if self.bind_ranges else None)
         key = self.xet_hash(self.repos[repo_id].commits[commit][name])
@@ -200,14 +200,14 @@ class LoopbackHub:
         )
 
     def expire_addresses(self) -> None:
-        """Let no address of the storage be valid any more."""
+        """Invalidate all URLs of the storage."""
         self._signed.clear()
 
     def signature(self, text: str) -> Signed | None:
         return self._signed.get(text)
 
     def counted(self) -> int | None:
-        """Count a request; return the seconds to wait where there were too many."""
+        """Count a request; return the seconds to wait after too many."""
         if self.quota is None:
             return None
         most, seconds = self.quota
@@ -242,7 +242,7 @@ class LoopbackHub:
 
 
 def standard_headers(bucket: str, remaining: int = 2998, seconds: int = 172) -> Mapping[str, str]:
-    """Return what every answer of the Hub has."""
+    """Return the headers of every response of the Hub."""
     return {
         "X-Powered-By": "huggingface-moon",
         "X-Request-Id": f"Root=1-{secrets.token_hex(4)}-{secrets.token_hex(12)}",

@@ -14,7 +14,7 @@ _XML = {"Content-Type": "application/xml", "X-Cache": "Error from cloudfront"}
 
 
 class StorageHandler(Handler):
-    """Knows signatures and no tokens."""
+    """Checks signatures and ignores tokens."""
 
     origin = "cdn"
 

@@ -1,7 +1,7 @@
-"""What the loopback Hub answers to those who write: new repos, uploads of small and of large files, commits, PRs.
+"""Responses of the loopback Hub to writers: new repos, uploads of small and large files, commits, PRs.
 
-As on the Hub, a token may read without being allowed to write; large files go to the storage, which knows no tokens,
-at addresses that are signed, or through Xet; and nothing is in a repo before the commit that names it.
+As on the Hub, a token may read without write access; large files go to the storage at signed URLs without a token,
+or through Xet; and a repo contains nothing before the commit that names it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WRITE = re.compile(r"/api/models/((?:[^/]+/)?[^/]+?)/(preupload|commit|xet-writ
 
 
 class Uploads(Handler):
-    """The part of the Hub's handler that is for those who write."""
+    """The part of the Hub's handler for writers."""
 
     _json: Any
     _error: Any
@@ -31,7 +31,7 @@ class Uploads(Handler):
     query: dict[str, list[str]]
 
     def _wrote(self, route: str) -> bool:
-        """Answer a request to write; return whether it is one."""
+        """Respond to a write request; return whether it is one."""
         if match := _LFS.fullmatch(route):
             getattr(self, f"_lfs_{match[2]}")(json.loads(self.body))
         elif match := _WRITE.fullmatch(route):

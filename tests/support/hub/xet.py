@@ -1,4 +1,4 @@
-"""Xet, by hf_xet itself: it is sent to a server that keeps contents, is silent, or fails."""
+"""Xet with hf_xet itself: its server stores contents, does not respond, or fails."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TOKEN = ("xet_token", 9999999999)
 
 
 class XetStore:
-    """The store that hf_xet reads and writes: a server of Xet that keeps everything in memory.
+    """The store of hf_xet: a Xet server that stores everything in memory.
 
     Attributes:
-        url: Where hf_xet is sent to; None for a Hub that gives no token for it.
+        url: The address for hf_xet; None for a Hub without tokens for it.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class XetStore:
         self.url: str | None = self._server.url
 
     def put(self, body: bytes) -> str:
-        """Store a content; return Xet's name of it."""
+        """Store a content; return Xet's hash of it."""
         import hf_xet
 
         key = sha256(body)
@@ -61,7 +61,7 @@ class XetStore:
 
 @contextmanager
 def xet_server(status: int | None, asked: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Serve an address at which Xet answers every request with this status, or accepts and is silent (None).
+    """Serve an address at which Xet answers every request with this status, or accepts it without a response (None).
 
     `asked` is called at each request.
     """
