@@ -15,7 +15,7 @@ KEY ?=
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
 # The texts for codespell: spelling, and the words in docs/habits.txt, also in docstrings, comments and messages.
-PROSE := README.md CHANGELOG.md docs/*.md optimum_htp .github
+PROSE := README.md CHANGELOG.md docs/*.md optimum_htp .github benchmarks/*.py benchmarks/reliability
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 # The processes that tests start would compile each module anew.

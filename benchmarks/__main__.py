@@ -46,7 +46,7 @@ BENCHMARKS = {
 OF_THE_STACK = ("exports", "loading", "mapping", "commands", "answers")
 
 
-def told(name: str, arguments: argparse.Namespace, results: Results, log: Path) -> bool:
+def succeeded(name: str, arguments: argparse.Namespace, results: Results, log: Path) -> bool:
     """Run one benchmark, write all results, and print a summary; return whether it succeeded."""
     start = time.perf_counter()
     print(f"{BENCHMARKS[name]} ...", end=" ", flush=True)
@@ -94,7 +94,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as shared:
         os.environ.update(shared_environment(Path(shared)))
         started(log := Path(shared, "log.txt"))
-        failed = [name for name in arguments.only if not told(name, arguments, results, log)]
+        failed = [name for name in arguments.only if not succeeded(name, arguments, results, log)]
     plots = arguments.out / "plots"
     drawn = (
         sorted(path.name for path in plots.glob("*.svg")) if results.file == NEWEST else plot(results.sections, plots)

@@ -123,14 +123,14 @@ def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -
     source = folder / f"{name}-source"
     model.save_pretrained(source)
     hub.add(f"bench/{name}", source)
-    alone, beside = folder / name, folder / f"{name}-with-configs"
+    alone, adjacent = folder / name, folder / f"{name}-with-configs"
     HTPExporter().export(f"bench/{name}", alone, task=task, hierarchy=False, do_validation=False)
-    beside.mkdir()
+    adjacent.mkdir()
     for file in alone.glob("*.onnx"):
-        strip_metadata(file, beside / file.name)
+        strip_metadata(file, adjacent / file.name)
     for config in source.glob("*config.json"):
-        shutil.copyfile(config, beside / config.name)
-    return alone, beside
+        shutil.copyfile(config, adjacent / config.name)
+    return alone, adjacent
 
 
 def exported_llama(hub: LoopbackHub, folder: Path, quick: bool) -> tuple[str, Path, Path]:
@@ -158,11 +158,13 @@ def rows(quick: bool) -> Iterator[Row]:
 
         torch.manual_seed(0)
         exports = minilm.served(hub, folder)
-        text, beside = exports.file(), exports.with_configs()
+        text, adjacent = exports.file(), exports.with_configs()
         both = "(O.from_pretrained(source), AutoTokenizer.from_pretrained(source))"
-        yield from first_loads("MiniLM + tokenizer, first load", text, beside, TEXT, runs, load=both, time_target=0.5)
-        yield floor(text, beside, both, runs)
-        yield from inference(text, beside, 1 if quick else 9)
+        yield from first_loads(
+            "MiniLM + tokenizer, first load", text, adjacent, TEXT, runs, load=both, time_target=0.5
+        )
+        yield floor(text, adjacent, both, runs)
+        yield from inference(text, adjacent, 1 if quick else 9)
         task = "text2text-generation-with-past"
         layers = 2 if quick else 6
         bart = transformers.BartConfig(

@@ -41,8 +41,8 @@ def ours(path: Path) -> None:
 def onnxs_own(path: Path) -> None:
     import onnx
 
-    edges = [f"/model/layers.{layer}/mlp/Neg_output_0" for layer in (LAYER - 1, LAYER)]
-    onnx.utils.extract_model(str(path), str(path.with_suffix(".cut")), edges[:1], edges[1:], check_model=False)
+    borders = [f"/model/layers.{layer}/mlp/Neg_output_0" for layer in (LAYER - 1, LAYER)]
+    onnx.utils.extract_model(str(path), str(path.with_suffix(".cut")), borders[:1], borders[1:], check_model=False)
     sync(path.with_suffix(".cut"))
 
 

@@ -119,7 +119,7 @@ def rows(quick: bool) -> Iterator[Row]:
             mine = uses(our_place / "model.onnx", model, "htp.module")
             others = uses(their_place, model, "winml.hierarchy.tag")
             yield single(
-                f"tags of a tiny {name}: modules told apart",
+                f"tags of a tiny {name}: distinguished modules",
                 told_apart(mine),
                 told_apart(others),
                 against,

@@ -59,8 +59,8 @@ def _bars(rows: Sequence[Row]) -> Any:
             axes.plot((low, high), (place, place), color="black", linewidth=0.8)
         if row.target is not None:
             axes.plot((row.target,) * 2, (place - 0.4, place + 0.4), color="black", linewidth=1.2)
-        told = f"{row.ratio:.2g}"
-        axes.annotate(told, (max(value, row.high, 1), place), (4, 0), textcoords="offset points", va="center")
+        label = f"{row.ratio:.2g}"
+        axes.annotate(label, (max(value, row.high, 1), place), (4, 0), textcoords="offset points", va="center")
     axes.set_xscale("log")
     axes.set_yticks(places, [f"{row.name}  ({row.against})" for row in rows])
     axes.invert_yaxis()

@@ -116,7 +116,7 @@ def threads_that_write(laboratory: Laboratory, rounds: int) -> Trial:
     if not read_metadata(path).get("number", "").isdigit():
         lost.append("the file has no number")
     lost += [f"{left.name} is left over" for left in laboratory.root.glob(".threads*")]
-    return Trial(f"{CROWD} threads write one file", len(futures), tuple(lost), f"{refused} told that it had changed")
+    return Trial(f"{CROWD} threads write one file", len(futures), tuple(lost), f"{refused} reported a change")
 
 
 def loads_without_end(times: int, load: Callable[[], object], name: str) -> Trial:

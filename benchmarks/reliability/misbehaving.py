@@ -163,9 +163,9 @@ def trials(form: Form) -> Iterator[Trial]:
             pairs = [(number, fault, kind) for number, fault in chosen for kind in kinds]
             with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
                 results = list(threads.map(lambda pair: tried(laboratory, *pair), pairs))
-        told = [request for request in other.requests if request.token is not None]
+        leaked = [request for request in other.requests if request.token is not None]
     lost = [loss for losses, _ in results for loss in losses]
-    lost += [f"the token went to another host: {request.method} {request.path}" for request in told]
+    lost += [f"the token went to another host: {request.method} {request.path}" for request in leaked]
     answered = sum(outcome == "answered" for _, outcome in results)
     name = f"{len(chosen)} faults of a Hub: {', '.join(kinds)}".replace("_", " ")
     yield Trial(name, len(results), tuple(lost), f"{answered} answered, {len(results) - answered} typed errors")

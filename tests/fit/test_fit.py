@@ -94,7 +94,7 @@ def nothing_but_the_names(path):
     return save(path, [cast], [ids], [floats("last_hidden_state", "N", "S")])
 
 
-STRANGERS = [
+FOREIGN = [
     logistic_regression,
     logistic_regression_of_tensors,
     perceptron,
@@ -103,17 +103,17 @@ STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
-def test_foreign_graph_is_rejected_and_detected_after_force(stranger, zoo_export, tmp_path, caplog):
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_foreign_graph_is_rejected_and_detected_after_force(foreign, zoo_export, tmp_path, caplog):
     zoo_export("electra")
-    path = stranger(tmp_path / "stranger.onnx")
+    path = foreign(tmp_path / "foreign.onnx")
     before = path.read_bytes()
     with pytest.raises(MismatchError, match="does not match zoo/electra"):
         inject_hub_metadata(path, "zoo/electra")
     assert path.read_bytes() == before
     inject_hub_metadata(path, "zoo/electra", force=True, task="fill-mask")
     assert verify_metadata(path).status is Status.MISMATCH
-    if stranger is STRANGERS[0]:
+    if foreign is FOREIGN[0]:
         assert optimum_cli("htp", "verify", path, check=False).returncode == 3
 
 

@@ -129,7 +129,7 @@ WRONG = {
     "a name that cannot be": lambda function, name: function("a\0b"),
     "a missing folder": lambda function, name: function("/no/such/folder"),
     "a subfolder that is none": lambda function, name: function("/no/such/folder", subfolder=3),
-    "an option of nobody": lambda function, name: function("/no/such/folder", no_such_option=1),
+    "an unknown option": lambda function, name: function("/no/such/folder", no_such_option=1),
 }
 
 

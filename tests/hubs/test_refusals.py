@@ -110,7 +110,7 @@ def test_forced_download_from_a_failing_hub(refused, hub):
 
 def test_refused_token(refused, hub):
     hub.status = 403
-    assert "The server is told to fail" in refused(errors.AccessDeniedError, token="hf_stale")
+    assert "The server is set to fail" in refused(errors.AccessDeniedError, token="hf_stale")
 
 
 def test_answer_that_takes_too_long(refused, hub, monkeypatch):

@@ -224,8 +224,8 @@ except HubTimeoutError as error:
     hub.before_answer = lambda method, path: setattr(hub, "drip", 60.0 if "safetensors" in path else 0.0)
     short = {"OPTIMUM_HTP_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
     with hub.recorded() as requests:
-        told = run_python(code, forked=True, HF_HOME=str(tmp_path / "home"), **short).stdout
-    assert "OPTIMUM_HTP_TIMEOUT" in told
-    assert told.endswith(" 0\n")  # its logger has no handlers of this package
+        output = run_python(code, forked=True, HF_HOME=str(tmp_path / "home"), **short).stdout
+    assert "OPTIMUM_HTP_TIMEOUT" in output
+    assert output.endswith(" 0\n")  # its logger has no handlers of this package
     asked = [request for request in requests if request.method == "GET" and "safetensors" in request.path]
     assert 1 < len(asked) < 6

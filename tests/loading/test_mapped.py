@@ -138,9 +138,9 @@ def test_loaded_model_works_after_its_file_is_replaced(zoo_export, tmp_path, nam
 
 def test_typed_data_and_external_data_are_not_mapped(tmp_path):
     assert read_without_weights(saved(tmp_path / "typed.onnx", typed())) is None
-    beside = saved(
+    adjacent = saved(
         tmp_path / "out.onnx", raw(), save_as_external_data=True, location="out.onnx_data", size_threshold=0
     )
-    assert read_without_weights(beside) is None
+    assert read_without_weights(adjacent) is None
     for name in ("typed.onnx", "out.onnx"):
         compared(tmp_path / name)

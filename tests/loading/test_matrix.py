@@ -107,12 +107,12 @@ def test_guide_has_the_table(made_once):
 
     rows = {name: json.loads((made_once(f"matrix/{name}", missing) / "row.json").read_text()) for name in ZOO}
     before, _, rest = GUIDE.read_text().partition(BEGIN)
-    told, _, after = rest.partition(END)
+    written, _, after = rest.partition(END)
     table = "\n".join(_table(rows))
     if os.environ.get("WRITE_GUIDE"):
         GUIDE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
     else:
-        assert told.strip() == table
+        assert written.strip() == table
 
 
 def _table(rows):

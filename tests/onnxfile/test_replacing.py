@@ -129,13 +129,13 @@ def test_leftovers_of_ended_processes_only_are_removed(file):
     import fcntl
 
     left, written = (file.with_name(f".model.onnx.{digit * 12}.tmp") for digit in "ab")
-    stranger = file.with_name(".model.onnx.tmp")
-    for path in (left, written, stranger):
+    foreign = file.with_name(".model.onnx.tmp")
+    for path in (left, written, foreign):
         path.write_bytes(b"half")
     with written.open("r+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         rewrite_model(file, metadata={"k": "v"})
-    assert names_in(file.parent) == sorted([written.name, stranger.name, "model.onnx"])
+    assert names_in(file.parent) == sorted([written.name, foreign.name, "model.onnx"])
 
 
 def test_names_of_any_length_that_a_filesystem_allows_are_rewritten(tmp_path):

@@ -56,8 +56,8 @@ def main() -> None:
         HTPExporter().export("tiny/bert", folder / "hub", task="text-classification")
         HTPExporter().export("tiny/bert", folder / "hub-bare", task="text-classification", embed="none")
         HTPExporter().export(source, folder / "local", task="text-classification")
-        for beside in [path for path in (folder / "local").iterdir() if path.suffix != ".onnx"]:
-            beside.unlink()  # the file alone contains it too
+        for config in [path for path in (folder / "local").iterdir() if path.suffix != ".onnx"]:
+            config.unlink()  # the file alone contains it too
         expected = logits(folder / "hub" / "model.onnx")
         if not (HERE / OLDER).exists():
             (HERE / OLDER / "hub").mkdir(parents=True)

@@ -45,7 +45,7 @@ HARMLESS = {
     "auto_map": ("config.json", {"auto_map": {"AutoConfig": "org/repo--configuration_mine.MineConfig"}}),
     "attention": ("config.json", {"attn_implementation": "sdpa", "cache_implementation": "static"}),
     "kernel that transformers takes itself": ("config.json", {"attn_implementation": "kernels-community/flash-attn"}),
-    "trust in a config that nobody asks": ("tokenizer_config.json", {"trust_remote_code": True}),
+    "trust in a config without a request": ("tokenizer_config.json", {"trust_remote_code": True}),
     "adapter": ("adapter_config.json", {"megatron_config": None, "megatron_core": "megatron.core"}),
     "pipeline": (
         "model_index.json",

@@ -131,7 +131,7 @@ def test_weights_of_a_module_are_never_a_pickle(published, hub, access, tmp_path
     onnx.helper.set_model_props(model, record.to_properties())
     (tmp_path / "out").mkdir()
     onnx.save(model, tmp_path / "out" / "model.onnx")
-    told = r"has no 2_Dense/model\.safetensors\. .* a pickle .*SentenceTransformer"
-    with hub.recorded() as requests, pytest.raises(errors.ConfigLoadError, match=told):
+    reason = r"has no 2_Dense/model\.safetensors\. .* a pickle .*SentenceTransformer"
+    with hub.recorded() as requests, pytest.raises(errors.ConfigLoadError, match=reason):
         sentence_file(tmp_path / "out", "2_Dense/pytorch_model.bin", access)
     assert requests == []

@@ -109,7 +109,7 @@ def others_may_run(program):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become nobody")
-@pytest.mark.skipif(not others_may_run(sys.executable), reason="nobody but its owner may run this Python")
+@pytest.mark.skipif(not others_may_run(sys.executable), reason="only its owner may run this Python")
 def test_containers_without_a_home_a_name_or_a_disk(exported, tmp_path):
     """A user without a passwd entry, in a foreign folder; with a read-only home, and without one."""
     shared = tmp_path / "shared"

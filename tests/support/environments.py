@@ -15,7 +15,7 @@ from pathlib import Path
 __all__ = ["NOT_NEEDED", "linked", "python_of_users"]
 
 NOT_NEEDED = ("diffusers", "sklearn", "scikit_learn", "scipy", "sentence_transformers", "timm", "pandas")
-"""What some tests need, and transformers and Optimum import wherever it is: that takes as long as PyTorch does."""
+"""Packages that some tests need, and that transformers and Optimum import if installed: as slow as PyTorch."""
 
 
 def linked(folder: Path, *, copied: Iterable[str] = (), leaving_out: Iterable[str] = ()) -> Path:

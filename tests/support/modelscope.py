@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if self.hub.status is not None:
-            return self._refuse(self.hub.status, "told to fail")
+            return self._refuse(self.hub.status, "set to fail")
         parts = url.path.strip("/").split("/")
         owner, name, *rest = parts[3:] if len(parts) >= 5 and parts[2] == "models" else ["", "", ""]
         repo = self.hub.repos.get(f"{owner}/{name}")

@@ -12,7 +12,7 @@ from tests.conftest import run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read as Linux tells it"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read as Linux reports it"),
 ]
 
 

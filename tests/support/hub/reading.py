@@ -42,7 +42,7 @@ class HubHandler(Uploads):
 
     def answer(self) -> None:
         if self.hub.status is not None:
-            return self._error(self.hub.status, None, "The server is told to fail")
+            return self._error(self.hub.status, None, "The server is set to fail")
         wait = self.hub.counted()
         if wait is not None:
             return self._error(429, None, "We had to rate limit your IP (203.0.113.7).", wait=wait)

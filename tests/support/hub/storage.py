@@ -65,7 +65,7 @@ class MirrorHandler(Handler):
 
     def answer(self) -> None:
         if self.hub.status is not None:
-            return self._send(self.hub.status, json.dumps({"error": "told to fail"}).encode(), {})
+            return self._send(self.hub.status, json.dumps({"error": "set to fail"}).encode(), {})
         self._send(308, b"", {"Location": self.hub.url + self.path, "Content-Type": "text/html"})
 
 
