@@ -25,7 +25,6 @@ from optimum_htp.cli.options import (
     add_json_argument,
 )
 from optimum_htp.cli.parser import UNAVAILABLE, integer, number
-from optimum_htp.parsing import parse_json
 
 __all__ = ["NOT_OPTIONS", "HTPExportCommand"]
 
@@ -191,6 +190,8 @@ def _transformers_arguments(parser: ArgumentParser) -> None:
 
 def _json_object(text: str) -> dict[str, Any]:
     """Parse the value of `--model-kwargs`."""
+    from optimum_htp.parsing import parse_json
+
     try:
         value = parse_json(text)
     except ValueError as error:
