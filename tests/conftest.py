@@ -74,7 +74,7 @@ def run(
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     return _checked(done, check)
 

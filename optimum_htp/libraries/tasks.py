@@ -33,6 +33,7 @@ __all__ = [
     "class_for_task",
     "encoder_alone",
     "check_task",
+    "hint_at_task",
     "is_task",
     "infer_library",
     "infer_task",
@@ -108,9 +109,13 @@ def check_task(task: str) -> None:
         ExportError: The name is not a task; the message suggests a similar one.
     """
     if not is_task(task):
-        near = difflib.get_close_matches(task, sorted(all_tasks()), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ExportError(f"{task!r} is not a task of Optimum.{hint} Omit the task to infer it.")
+        raise ExportError(f"{task!r} is not a task of Optimum.{hint_at_task(task)} Omit the task to infer it.")
+
+
+def hint_at_task(task: str) -> str:
+    """Return a sentence that suggests the most similar task for a name that is not a task; empty without one."""
+    near = [] if is_task(task) else difflib.get_close_matches(task, sorted(all_tasks()), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def is_task(task: str) -> bool:

@@ -32,6 +32,7 @@ from optimum_htp.libraries.tasks import (
     architectures,
     as_set,
     class_for_task,
+    hint_at_task,
     infer_task,
     model_type_of,
     tasks_of_class,
@@ -200,7 +201,8 @@ class TransformersEngine:
         config, trusted = subject.checkpoint.config, bool(options.get("trust_remote_code"))
         if not _is_served(task, config):
             raise ExportError(
-                f"transformers has no class of {model_type_of(config)} models for {task}. {_fitting(config)}"
+                f"transformers has no class of {model_type_of(config)} models for {task}.{hint_at_task(task)} "
+                f"{_fitting(config)}"
             )
         model_class = _class_for(task, config, trusted=trusted)
         dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])

@@ -145,7 +145,7 @@ class Explanations:
         if not is_allowed(parts, module):
             how = "concatenated from tensors of other experts, or in another order"
             return self._expected.finding(tensor, Evidence.FOREIGN, how, parts)
-        return self._expected.finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)
+        return self._expected.finding(tensor, Evidence.DERIVED, "concatenated", parts, by_value=True)
 
     def _made_by_code(
         self, tensor: StoredTensor, size: int, is_it: Callable[[Any], bool], *, certain: bool

@@ -55,7 +55,7 @@ def judged_integers(
             return finding(Evidence.DERIVED, how, (key,), by_value=not named)
         missed.append((excess, key))
     if not named and (parts := _side_by_side(given, tensors)):
-        return finding(Evidence.DERIVED, f"put together, {how}", parts, by_value=True)
+        return finding(Evidence.DERIVED, f"concatenated, {how}", parts, by_value=True)
     if not missed:
         if not expected.uses(tensor) or tensor.size <= 1:
             return finding(Evidence.CONSTANT, "a single number")
