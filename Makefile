@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment of its own, which is made on first use.
+# Everything runs in a separate virtual environment, which is created on first use.
 PYTHON ?= python3
 # `make demo STACK=newest` and `make test STACK=newest`: with transformers 5, huggingface_hub 2 and Optimum 2.3.
 STACK ?= classic
@@ -77,7 +77,7 @@ pictures: $(VENV)/installed
 # The bill of materials lists an environment with the wheel and the tested versions of its dependencies. cyclonedx-py
 # needs a pyproject.toml with a fixed version.
 release: $(RELEASE)/installed $(SIGNING)/installed
-	rm -rf $(DIST) $(RELEASE)/shipped
+	rm -rf $(DIST)/packages $(DIST)/optimum-htp.cdx.json $(DIST)/optimum-htp.sig $(RELEASE)/shipped
 	$(RELEASE)/$(SCRIPTS)/python -m build --outdir $(DIST)/packages
 	$(RELEASE)/$(SCRIPTS)/twine check --strict $(DIST)/packages/*
 	$(PYTHON) -m venv $(RELEASE)/shipped

@@ -127,7 +127,7 @@ def _is_around(module: str, owners: Iterable[str]) -> bool:
 
 
 def measured(names: Iterable[str]) -> Iterator[tuple[str, Figures]]:
-    """Yield the figures of architectures, measured two at a time, each in a process of its own."""
+    """Yield the figures of architectures, measured two at a time, each in a new process."""
     os.environ["HF_HUB_OFFLINE"] = "1"
 
     def figures(name: str) -> Figures | None:

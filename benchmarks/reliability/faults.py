@@ -172,7 +172,7 @@ FAULTS: dict[str, Callable[[Site], None]] = {
     "files empty": _bodies(lambda body: b""),
     "files of other content": _bodies(lambda body: body[:-1] + b"\0"),
     "too long a Content-Length": _headers(Content_Length="999999999"),
-    "a Content-Length that is none": _headers(Content_Length="many"),
+    "an invalid Content-Length": _headers(Content_Length="many"),
     "wrong ETag": _headers(ETag='"0123456789012345678901234567890123456789"'),
     "no ETag": _headers(ETag=""),
     "ETag that climbs": _headers(ETag='"../../../outside"'),

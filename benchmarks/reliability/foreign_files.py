@@ -58,7 +58,7 @@ ALLOWED = {"\n"}
 
 
 def _visible(text: str) -> str | None:
-    """Return the first character of a text that controls a terminal or the text direction; None if there is none."""
+    """Return the first character of a text that controls a terminal or the text direction; None without one."""
     if text.replace("\n", "").isprintable():  # most are; texts of 10 MB have many characters
         return None
     odd = (character for character in text if unicodedata.category(character) in ("Cc", "Cf", "Cs"))

@@ -31,7 +31,7 @@ CONTRADICTS = {
     *("401 for ever", "commit gone", "redirect to another host", "files that climb"),
     *("files cut short", "files empty", "files of other content", "wrong ETag"),
 }
-"""What makes the Hub deny, as it is heard, what a file says: that it has the commit, or a config there."""
+"""Faults after which the Hub contradicts the record of a file: it lacks the commit, or a config at it."""
 
 
 class FaultyHub(LoopbackHub):
@@ -152,7 +152,7 @@ def trials(form: Form) -> Iterator[Trial]:
     quick = form is Form.QUICK
     os.environ.update(HF_TOKEN=TOKEN, OMP_NUM_THREADS="1")
     kinds = list(OPERATIONS)[:2] if quick else list(OPERATIONS)
-    slow = {"stall", "too long a Content-Length", "a Content-Length that is none"} if quick else set()
+    slow = {"stall", "too long a Content-Length", "an invalid Content-Length"} if quick else set()
     chosen = [(number, fault) for number, fault in enumerate(FAULTS) if fault not in slow]
     with empty_hub(FaultyHub) as (hub, _), LoopbackHub() as other:
         hub.elsewhere = other.url.replace("127.0.0.1", "localhost")

@@ -105,7 +105,7 @@ def read_only(laboratory: Laboratory, times: int) -> Trial:
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
             for _ in range(times):
                 fault = laboratory.started(kind, place).fault()
-                lost += [f"{kind}: nothing was said"] if fault is None else []
+                lost += [f"{kind}: no error was reported"] if fault is None else []
                 lost += [f"{kind}: {loss}" for loss in judged(operation, place, fault or Fault("", True, ""))]
     return Trial(name, times * len(OPERATIONS), tuple(lost))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import sys
 from argparse import Action, ArgumentError, ArgumentParser, ArgumentTypeError, _SubParsersAction
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -71,7 +70,9 @@ class Parser(ArgumentParser):
             else:
                 is_known = text[:2] in options and f"-{name}" not in options  # `-model` is not `-m odel`
             if not is_known:
-                near = nearest(name, (option for option in options if option.startswith("--")))
+                from optimum_htp.suggestions import did_you_mean
+
+                near = did_you_mean(name, (option for option in options if option.startswith("--")))
                 if any(action.dest == "inputs" and action.nargs == "*" for action in self._actions):
                     near = f"{near} Put -- before an input that starts with a dash."
                 self.error(f"unknown option {name} of {self.prog.removeprefix(_PROGRAM)}.{near}")
@@ -80,19 +81,16 @@ class Parser(ArgumentParser):
         """Reject a value that is not one of the choices, and suggest one."""
         if action.choices is None or value in action.choices:
             return
+        from optimum_htp.suggestions import did_you_mean
+
         choices = [str(choice) for choice in action.choices]
         if isinstance(action, _SubParsersAction):
             raise ArgumentError(
-                None, f"unknown command {value!r} of {self.prog.removeprefix(_PROGRAM)}.{nearest(value, choices)}"
+                None, f"unknown command {value!r} of {self.prog.removeprefix(_PROGRAM)}.{did_you_mean(value, choices)}"
             )
-        raise ArgumentError(action, f"{value!r} is not one of: {', '.join(choices)}.{nearest(str(value), choices)}")
-
-
-def nearest(text: str, names: Iterable[str]) -> str:
-    """Return ` Did you mean NAME?` for the name most similar to a text, or nothing."""
-    known = {name.lstrip("-"): name for name in names}
-    found = difflib.get_close_matches(text.lstrip("-"), list(known), n=1)
-    return f" Did you mean {known[found[0]]}?" if found else ""
+        raise ArgumentError(
+            action, f"{value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}"
+        )
 
 
 def adopt(parser: ArgumentParser) -> None:

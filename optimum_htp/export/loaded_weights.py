@@ -42,7 +42,7 @@ class WeightComparison:
     """The result of comparing a model in memory with its checkpoint.
 
     Attributes:
-        difference: The first difference, as a clause; None if there is none.
+        difference: The first difference, as a clause; None without one.
         made_up: Names of tensors that the checkpoint lacks, so that loading initializes them at random.
     """
 

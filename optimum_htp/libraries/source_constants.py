@@ -57,7 +57,7 @@ class _Imported:
 
 
 def module_file(name: str) -> Path | None:
-    """Return the source file of an installed module, without importing it; None if there is none."""
+    """Return the source file of an installed module, without importing it; None without one."""
     top, *others = name.split(".")
     try:
         spec = importlib.util.find_spec(top)

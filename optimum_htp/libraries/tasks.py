@@ -8,7 +8,6 @@ If Optimum's tables of tasks cannot be imported, a task keeps its name, and syno
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from optimum_htp.libraries.tables import (
     synonyms,
     task_classes,
 )
+from optimum_htp.suggestions import did_you_mean
 
 __all__ = [
     "WITH_PAST",
@@ -114,8 +114,7 @@ def check_task(task: str) -> None:
 
 def hint_at_task(task: str) -> str:
     """Return a sentence that suggests the most similar task for a name that is not a task; empty without one."""
-    near = [] if is_task(task) else difflib.get_close_matches(task, sorted(all_tasks()), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+    return "" if is_task(task) else did_you_mean(task, all_tasks())
 
 
 def is_task(task: str) -> bool:
@@ -130,7 +129,7 @@ def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
-    """Return a config's model type as transformers reads it; empty if there is none."""
+    """Return a config's model type as transformers reads it; empty without one."""
     return str(config.get("model_type") or ("timm_wrapper" if "pretrained_cfg" in config else ""))
 
 

@@ -209,7 +209,7 @@ class ExportMetadata:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> ExportMetadata | None:
-        """Return the record in a file's metadata properties; None if there is none.
+        """Return the record in a file's metadata properties; None without one.
 
         Also reads the properties of older tools: `hf_downloads` and `hf_likes`, a short `hf_hub_revision` without
         `hf_hub_sha`, no `hf_metadata_version`. Unknown keys are ignored.
@@ -309,7 +309,7 @@ _SETTLED: Final = 2_000_000_000  # Nanoseconds; as in git (https://git-scm.com/d
 
 
 def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
-    """Return the record of an ONNX file; None if there is none.
+    """Return the record of an ONNX file; None without one.
 
     Raises:
         OnnxFileNotFoundError, OnnxReadError, InvalidOnnxFileError: There is no readable ONNX model at the path.
@@ -341,7 +341,7 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
 
 
 def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
-    """Return the record of any file; None if there is none that can be read."""
+    """Return the record of any file; None without a readable one."""
     try:
         return read_record(path)
     except (OptimumHTPError, OSError):

@@ -173,7 +173,7 @@ def header_of(window: ByteWindow) -> ModelHeader:
 
 
 def read_archive(path: str | os.PathLike[str], key: str, limit: int) -> bytes | None:
-    """Return the text of a property whose value is an archive, as it is in the file; None if there is none.
+    """Return the text of a property whose value is an archive, as it is in the file; None without one.
 
     Raises:
         OnnxFileNotFoundError: The path does not exist.

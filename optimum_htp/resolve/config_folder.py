@@ -245,7 +245,7 @@ def _carried(carrier: Carrier, access: HubAccess, revision: str | None) -> Embed
 def _has(embedded: EmbeddedFiles, what: str, record: ExportMetadata | None, *, slow: bool) -> bool:
     """Whether an object can be loaded from the embedded files."""
     names = {*embedded.names}
-    if what in CONFIG_CLASSES:  # A generation config is created from the model's config if there is none.
+    if what in CONFIG_CLASSES:  # A generation config is created from the model's config if it is missing.
         return CONFIG in names or (what != "AutoConfig" and GENERATION_CONFIG in names)
     if what == PIPELINE:
         return MODEL_INDEX in names

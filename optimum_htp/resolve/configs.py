@@ -96,7 +96,7 @@ def load_config(
 
 
 def load_generation_config(source: ConfigSource | None, config: Any) -> GenerationConfig:
-    """Load the generation config next to a config, or create it from the config if there is none."""
+    """Load the generation config next to a config, or create it from the config if it is missing."""
     from transformers import GenerationConfig
 
     if isinstance(source, EmbeddedFiles):

@@ -153,7 +153,7 @@ class EmbeddedFiles:
         return found
 
     def _text(self, longest: int) -> bytes | None:
-        """Return the archive as it is in the file; None if there is none.
+        """Return the archive as it is in the file; None without one.
 
         Raises:
             EmbeddedFilesError: It exceeds the maximum length, or the file is damaged.

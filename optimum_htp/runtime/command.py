@@ -54,25 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def accept_inputs_anywhere(parser: argparse.ArgumentParser) -> None:
-    """Accept inputs after options, which argparse does not, and mention `--` in errors of the parser.
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors mention `--`."""
 
-    The parser of `optimum-cli` does this itself, see `optimum_htp.cli.parser`.
-    """
-    parse, fail = parser.parse_known_args, parser.error
-
-    def error(message: str) -> NoReturn:
-        fail(f"{message}. {_SEPARATOR}")
-
-    def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
-        found, rest = parse(args, namespace)
-        split = rest.index("--") if "--" in rest else len(rest)
-        if unknown := [one for one in rest[:split] if one.startswith("-")]:
-            error(f"unrecognized arguments: {' '.join(unknown)}")
-        found.inputs = [*found.inputs, *rest[:split], *rest[split + 1 :]]
-        return found, []
-
-    vars(parser).update(error=error, parse_known_args=parse_known_args)
+    def error(self, message: str) -> NoReturn:
+        super().error(f"{message}. {_SEPARATOR}")
 
 
 def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[str] | None) -> None:
@@ -109,13 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 1 with a message on standard error; 130 after Ctrl+C; 141 if the output pipe was closed.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m optimum_htp.runtime", description="Run an ONNX file on inputs, without PyTorch."
-    )
+    parser = _Parser(prog="python -m optimum_htp.runtime", description="Run an ONNX file on inputs, without PyTorch.")
     add_arguments(parser)
-    accept_inputs_anywhere(parser)
     try:
-        run(parser.parse_args(argv), sys.stdout, sys.stdin)
+        run(parser.parse_intermixed_args(argv), sys.stdout, sys.stdin)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output at exit
         return _CLOSED

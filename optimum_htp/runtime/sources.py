@@ -88,7 +88,7 @@ class Source:
         return found
 
     def generation_config(self) -> dict[str, Any]:
-        """Return the content of the model's generation config; empty if there is none."""
+        """Return the content of the model's generation config; empty without one."""
         return self.json(GENERATION_CONFIG, dict, "GenerationConfig") or {}
 
     def json(self, name: str, kind: type[_Kind], what: str | None = None) -> _Kind | None:

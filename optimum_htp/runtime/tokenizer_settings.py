@@ -69,7 +69,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
 
 
 def wrong_setting(settings: Mapping[str, Any]) -> str | None:
-    """Return the name of the first setting with a value of a wrong type; None if there is none."""
+    """Return the name of the first setting with a value of a wrong type; None without one."""
     return next(
         (name for name, is_right in _CHECKS.items() if name in settings and not is_right(settings[name])), None
     )

@@ -27,8 +27,8 @@ class EmbeddedCheck:
     """The result of a check.
 
     Attributes:
-        fault: The fault, as a sentence; None if there is none.
-        config: Content of the embedded `config.json`; None if there is none.
+        fault: The fault, as a sentence; None without one.
+        config: Content of the embedded `config.json`; None without one.
         words: Text to append to the result of the other checks.
         unproven: Why the files were not compared with the commit; None if they were.
     """

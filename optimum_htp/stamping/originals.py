@@ -144,7 +144,7 @@ def _texts(header: ModelHeader, note: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _noted(header: ModelHeader) -> dict[str, Any]:
-    """Return the note in a file; empty if there is none that can be read."""
+    """Return the note in a file; empty without a readable one."""
     return _object(header.metadata.get(ORIGINAL, "{}"))
 
 

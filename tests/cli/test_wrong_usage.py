@@ -112,7 +112,7 @@ CASES = [
     ("htp embed m.onnx --from none", 1, "none", {}),
     ("htp compare m.onnx m.onnx --inputs text.onnx", 1, "text.onnx", {}),
     ("htp compare m.onnx m.onnx --inputs other.npz", 1, "--inputs FILE", {}),
-    ('htp run m.onnx {"a":1}', 1, "", {}),
+    ('htp run m.onnx {"a":1}', 1, "An input must be a text", {}),
     ("htp run m.onnx text -p top_k", 1, "NAME=VALUE", {}),
     ("htp inject plain.onnx --model folder", 1, "folder", {}),
     ("htp bom manifest.json -o b.json", 1, "cannot be read as a manifest", {}),

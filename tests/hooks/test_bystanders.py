@@ -128,7 +128,7 @@ WRONG = {
     "an empty name": lambda function, name: function(""),
     "a name that cannot be": lambda function, name: function("a\0b"),
     "a missing folder": lambda function, name: function("/no/such/folder"),
-    "a subfolder that is none": lambda function, name: function("/no/such/folder", subfolder=3),
+    "an invalid subfolder": lambda function, name: function("/no/such/folder", subfolder=3),
     "an unknown option": lambda function, name: function("/no/such/folder", no_such_option=1),
 }
 

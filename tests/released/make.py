@@ -1,7 +1,7 @@
 """Store files of this version: `python -m tests.released.make`, once for each release, before its tag.
 
-Makes a folder with the version's name and exports of tiny models, and one with files of the older HTP tools if there
-is none. Next to the files are the configs of the commit and the expected logits.
+Makes a folder with the version's name and exports of tiny models, and one with files of the older HTP tools if it
+is missing. Next to the files are the configs of the commit and the expected logits.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ def test_page_is_small_and_has_no_markup_from_names(file, tmp_path):
     text = write_report(report_document([tmp_path / "model.onnx"]), tmp_path / "report.html").read_text()
     assert len(text) < 100_000
     assert LINK not in text
+    assert 'href="http://evil' not in text
     data = text.partition('<script id="report" type="application/json">')[2].partition("</script>")[0]
     assert "<" not in data
     assert LINK in json.loads(data)[0]["names"]

@@ -60,7 +60,7 @@ def main() -> None:
         say("A new process with an empty cache loads the file through Optimum's own class:")
         print(LOAD, flush=True)
         run(sys.executable, "-c", LOAD, cache="second")
-        say("PyTorch says, of the same input:")
+        say("The output of PyTorch for the same input:")
         run(sys.executable, "-c", COMPARE, str(folder), cache="third")
 
 

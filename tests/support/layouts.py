@@ -147,7 +147,7 @@ class Reference:
         try:
             transformers.pipeline(task, model=str(folder))
             self.has_pipeline = animal.ort_class != "ORTModelForCustomTasks"  # accepted by no pipeline
-        except Exception:  # noqa: BLE001 - there is none for the task, or it needs more than the model has
+        except Exception:  # noqa: BLE001 - no pipeline has the task, or it needs files that the model lacks
             self.has_pipeline = False
 
         self.animal = animal

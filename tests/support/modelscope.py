@@ -35,7 +35,7 @@ class LoopbackModelScope:
         self.status: int | None = None
         """An HTTP status that every request is answered with instead."""
         self.damaged: set[str] = set()
-        """Files whose content is not what the list says."""
+        """Files with another content than listed."""
 
         class Handler(_Handler):
             hub = self

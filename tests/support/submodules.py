@@ -134,7 +134,7 @@ def observed(animal: Animal, folder: Path, path: Path) -> tuple[dict[str, list[O
             lambda: model(encoder_outputs=(states,), use_cache=True, **given),
         )
         values = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": mask}
-        if animal.kind == "patches":  # its decoder has a mask of its own
+        if animal.kind == "patches":  # its decoder has another mask
             values["attention_mask"] = torch.ones_like(tokens)
         values = {name: value for name, value in values.items() if value is not None}
     elif path.name.startswith("encoder"):

@@ -149,7 +149,7 @@ def _similar(model: Any, inputs: Any, parameters: dict[str, Any]) -> Any:
 
 
 def texts_of(inputs: Any) -> tuple[str | None, Any]:
-    """Return the source sentence (None if there is none), and the sentences.
+    """Return the source sentence, or None without one, and the sentences.
 
     Raises:
         ValueError: They are not texts.
@@ -192,7 +192,7 @@ def content_of(one: Any) -> bytes:
     """Return the content of an image or of audio from bytes, base64 or a `data:` URL.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It has another form.
     """
     if isinstance(one, (bytes, bytearray)):
         return bytes(one)

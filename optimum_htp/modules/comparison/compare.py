@@ -273,7 +273,7 @@ def _matched(
 def _folded(
     array: Any, others: Mapping[str, Sequence[Any]], apart: Callable[[Any, Any], Distance]
 ) -> tuple[Distance, str | None] | None:
-    """Return the distance to the nearest value of other modules, and that module; None if there is none."""
+    """Return the distance to the nearest value of other modules, and that module; None without one."""
     for module, tensors in others.items():
         for tensor in tensors:
             if tensor.shape == array.shape and not (near := apart(array, tensor)).exceeded:

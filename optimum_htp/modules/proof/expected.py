@@ -56,7 +56,7 @@ class Expected:
         return self._uses.get(tensor.name, ())
 
     def first_use(self, name: str) -> int:
-        """Return the index in the graph of the first node that uses a tensor; 0 if there is none."""
+        """Return the index in the graph of the first node that uses a tensor; 0 without one."""
         return min((use.node for use in self._uses.get(name, ())), default=0)
 
     def is_elsewhere(self, name: str, module: str) -> bool:
@@ -221,7 +221,7 @@ class Expected:
     def by_value(
         self, tensor: StoredTensor, array: Any, dtype: str, tried: Container[str]
     ) -> tuple[str, Layout] | None:
-        """Return the tensor of the commit with the values of a tensor, or of a part of it; None if there is none.
+        """Return the tensor of the commit with the values of a tensor, or of a part of it; None without one.
 
         Args:
             tensor: Tensor of the file.

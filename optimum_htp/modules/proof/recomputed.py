@@ -184,7 +184,7 @@ def tables_of(candidates: Iterable[str], tensors: CommitTensors) -> Iterator[tup
 
 
 def looked_up(array: Any, dtype: str, candidates: Iterable[str], tensors: CommitTensors) -> str | None:
-    """Return the table whose rows an array contains, in any number and order; None if there is none."""
+    """Return the table whose rows an array contains, in any number and order; None without one."""
     import numpy as np
 
     for key, values in tables_of(candidates, tensors):

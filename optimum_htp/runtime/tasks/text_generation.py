@@ -171,7 +171,7 @@ def _tokens_of(model: Model, text: str, *, add_special_tokens: bool = False) -> 
 
 
 def _prefix(model: Model, task: str) -> str:
-    """Return the prefix for each text in the config; empty if there is none."""
+    """Return the prefix for each text in the config; empty without one."""
     found = task_params(model.config, task).get("prefix", model.config.get("prefix"))
     return found if isinstance(found, str) else ""
 

@@ -90,7 +90,7 @@ def _labels(given: str | Sequence[str]) -> list[str]:
 
 
 def _entailment(model: Model) -> int:
-    """Return the index of the class "entailment"; -1 (the last class) if there is none."""
+    """Return the index of the class "entailment"; -1 (the last class) without one."""
     labels = labels_of(model.config)
     return next((index for index, label in labels.items() if str(label).lower().startswith("entail")), -1)
 
