@@ -77,7 +77,8 @@ pictures: $(VENV)/installed
 # The bill of materials lists an environment with the wheel and the tested versions of its dependencies. cyclonedx-py
 # needs a pyproject.toml with a fixed version.
 release: $(RELEASE)/installed $(SIGNING)/installed
-	rm -rf $(DIST)/packages $(DIST)/optimum-htp.cdx.json $(DIST)/optimum-htp.sig $(RELEASE)/shipped
+	@test ! -e $(DIST) || { echo "$(DIST) exists, and the signature covers all files in it. Remove it, or pass DIST=FOLDER."; exit 1; }
+	rm -rf $(RELEASE)/shipped
 	$(RELEASE)/$(SCRIPTS)/python -m build --outdir $(DIST)/packages
 	$(RELEASE)/$(SCRIPTS)/twine check --strict $(DIST)/packages/*
 	$(PYTHON) -m venv $(RELEASE)/shipped
