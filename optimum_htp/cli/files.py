@@ -129,7 +129,7 @@ def add_files_arguments(parser: ArgumentParser, kinds: str) -> None:
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Return the files of arguments, each once, in order. An argument without a file is kept."""
+    """Return the files of arguments in order, without repetition. An argument without a file is kept."""
     found: list[str] = []
     for argument in arguments:
         if _is(Path.is_dir, argument):
