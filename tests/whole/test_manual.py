@@ -96,6 +96,12 @@ def test_links_of_the_readme_lead_to_files_and_headings():
         assert not anchor or anchor in [one.replace(" ", "-") for one in headings], f"{path}#{anchor}"
 
 
+def test_guide_on_plugins_shows_the_tested_plugin():
+    shown = [content for page, content in blocks("python", "toml") if page == "plugins.md"]
+    for name in ("acme_hub.py", "acme_command.py", "pyproject.toml"):
+        assert (ROOT / "tests" / "plugin" / name).read_text(encoding="utf-8") in shown, name
+
+
 def test_readme_is_short():
     assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 100
 
