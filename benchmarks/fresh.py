@@ -27,7 +27,8 @@ PRELOADED = [
     *("transformers.models.bert.tokenization_bert_fast", "transformers.models.vit.image_processing_vit"),
     "transformers.models.bart.configuration_bart",
     *("transformers.models.llama.configuration_llama", "huggingface_hub.hf_api", "concurrent.futures"),
-    *("optimum_htp.loading.ort_model", "optimum_htp.loading.mapped", "optimum_htp.resolve.config_folder"),
+    *("optimum_htp.loading.ort_model", "optimum_htp.loading.mapped", "optimum_htp.loading.direct"),
+    *("optimum_htp.loading.in_parallel", "optimum_htp.loading.named", "optimum_htp.resolve.config_folder"),
     *("optimum_htp.resolve.commit_files", "optimum_htp.onnxfile", "benchmarks.pairs"),
 ]
 

@@ -9,12 +9,13 @@ that after the imports.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.fresh import Cost, cost
-from benchmarks.onnxfile import generate, sync, tags
+from benchmarks.onnxfile import NODES_IN_A_LAYER, generate, sync, tags
 from benchmarks.rows import Row, main, paired, single
 
 LAYER = 7
@@ -27,7 +28,10 @@ def tagged(path: Path, gigabytes: float, nodes: int) -> Path:
 
     generate(path, gigabytes, nodes)
     names = iter(read_graph(path).nodes)
-    rewrite_model(path, nodes=lambda known: tags(next(names).name), metadata={"htp.modules": "{}"})
+    classes = {"": "Large", "model": "Model", "model.layers": "ModuleList"}
+    for layer in range(nodes // NODES_IN_A_LAYER):
+        classes |= {f"model.layers.{layer}": "Layer", f"model.layers.{layer}.mlp": "Mlp"}
+    rewrite_model(path, nodes=lambda known: tags(next(names).name), metadata={"htp.modules": json.dumps(classes)})
     sync(path)
     return path
 
@@ -63,7 +67,9 @@ def rows(quick: bool) -> Iterator[Row]:
     def column(way: str, name: str, field: str) -> list[float]:
         return [getattr(each, field) for each in costs[way, name]]
 
-    large, small = (f"extract a layer of {nodes // 4}, {sizes[name]:.3g} GB" for name in ("large", "small"))
+    large, small = (
+        f"extract a layer of {nodes // NODES_IN_A_LAYER}, {sizes[name]:.3g} GB" for name in ("large", "small")
+    )
     for title, name in ((large, "large"), (small, "small")):
         pairs = [*zip(column("ours", name, "seconds"), column("onnx", name, "seconds"), strict=True)]
         yield paired(title, pairs, "onnx.utils.extract_model", target=0.1 if name == "large" else None)

@@ -290,7 +290,10 @@ def read_json(path: Path) -> Any:
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     """Match a path against patterns in which, as in a shell, `*` does not match `/`."""
     depth = name.count("/")
-    return any(pattern.count("/") == depth and fnmatchcase(name, pattern) for pattern in patterns)
+    return any(
+        pattern.count("/") == depth and fnmatchcase(name, pattern) if "*" in pattern else name == pattern
+        for pattern in patterns
+    )
 
 
 def _matches_any(files: Iterable[str], patterns: tuple[str, ...]) -> bool:

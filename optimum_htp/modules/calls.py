@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from optimum_htp.errors import ExtractError
 from optimum_htp.hierarchy.scopes import ScopeResolver, is_called_inside, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, is_inside
-from optimum_htp.modules.levels import Level, module_of
+from optimum_htp.modules.levels import Level
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -67,7 +67,7 @@ class CallFinder:
             around = ((*level.place[:depth], level.place[depth][:1]) for depth in range(len(level.place)))
             if any(node in taken for node in around):
                 continue
-            inside = [index for index, node in enumerate(level.nodes) if _is_of(node, module)]
+            inside = _nodes_of(level, module)
             taken |= {(*level.place, (index,)) for index in inside}
             inside = self._of_calls(level, inside, module)
             if not inside:
@@ -111,8 +111,7 @@ class CallFinder:
         """Return the number of the call of each node, for nodes whose names contain it."""
         callee = self._tree.caller(module)
         if callee != module:  # A list of modules is used in the call of the module around it.
-            around = [index for index, node in enumerate(level.nodes) if _is_of(node, callee)]
-            numbers = self._by_name(level, around, callee)
+            numbers = self._by_name(level, _nodes_of(level, callee), callee)
             return {index: numbers[index] for index in inside if index in numbers}
         sites: dict[Scope, dict[int, tuple[Scope, int]]] = defaultdict(dict)
         for index in inside:
@@ -166,8 +165,8 @@ def _scopes(node: NodeProto) -> Iterator[Scope]:
     return (scope for name in (node.name, *node.output) if (scope := scope_of(name)) is not None)
 
 
-def _is_of(node: NodeProto, module: str) -> bool:
-    return is_inside(module_of(node), module)
+def _nodes_of(level: Level, module: str) -> list[int]:
+    return [index for index, own in enumerate(level.modules) if is_inside(own, module)]
 
 
 def _by_weights(level: Level, inside: Sequence[int], module: str) -> dict[int, int]:
@@ -184,7 +183,7 @@ def _by_weights(level: Level, inside: Sequence[int], module: str) -> dict[int, i
     counts = {len(using) for using in users.values()}
     if module == ROOT or len(counts) != 1 or (total := counts.pop()) == 1:
         return {}
-    kinds = [(module_of(level.nodes[index]), level.nodes[index].op_type) for index in inside]
+    kinds = [(level.modules[index], level.nodes[index].op_type) for index in inside]
     length = len(inside) // total
     if all(own != module for own, _ in kinds) or kinds != kinds[:length] * total:
         raise ExtractError(

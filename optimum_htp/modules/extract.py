@@ -20,7 +20,7 @@ from optimum_htp.hierarchy.tree import ROOT, parent_of
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.modules.border import Border, border_of, functions_of
 from optimum_htp.modules.calls import CallFinder, ModuleCall
-from optimum_htp.modules.levels import levels_of, module_of
+from optimum_htp.modules.levels import levels_of
 from optimum_htp.modules.patterns import find_modules, module_classes
 from optimum_htp.modules.types import ValueTypes
 from optimum_htp.onnxfile import NodeVisitor, TensorSpec, read_signature
@@ -196,7 +196,7 @@ class CuttableModel:
             )
         for index in call.nodes:
             node = call.level.nodes[index]
-            if module_of(node) == module and any(value.startswith(_FOLDED) for value in node.input):
+            if call.level.modules[index] == module and any(value.startswith(_FOLDED) for value in node.input):
                 raise ExtractError(
                     f"{self.path}: the export folded the normalization after {module} into its weights, so the file "
                     f"contains only both together. Extract the module around them, {around}."
@@ -247,7 +247,7 @@ class CuttableModel:
 
     def _metadata(self, module: str, border: Border, call: int | None) -> dict[str, str]:
         """Return the whole file's properties that are also true for a module, and the properties of the module."""
-        modules = [module_of(level.nodes[index]) for level, index in border.nodes]
+        modules = [level.modules[index] for level, index in border.nodes]
         left_out = tuple(f"{PREFIX}{name}" for name in _OF_THE_WHOLE)
         kept = {
             key: value

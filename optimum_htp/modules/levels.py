@@ -17,7 +17,7 @@ from optimum_htp.onnxfile.submodel import GraphPlace
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
-__all__ = ["Level", "levels_of", "module_of", "subgraphs"]
+__all__ = ["Level", "levels_of", "subgraphs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,11 @@ class Level:
     def nodes(self) -> list[NodeProto]:
         """Its nodes, without those of subgraphs."""
         return list(self.graph.node)
+
+    @functools.cached_property
+    def modules(self) -> list[str]:
+        """The module of each node."""
+        return [_module_of(node) for node in self.nodes]
 
     @functools.cached_property
     def makers(self) -> dict[str, int]:
@@ -84,9 +89,13 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[tuple[int, int], GraphProto]]:
             yield (index, count), graph
 
 
-def module_of(node: NodeProto) -> str:
+def _module_of(node: NodeProto) -> str:
     """Return the module in a node's tag; the root if it has no tag."""
-    return next((entry.value for entry in reversed(node.metadata_props) if entry.key == MODULE), ROOT)
+    module = ROOT
+    for entry in node.metadata_props:
+        if entry.key == MODULE:
+            module = entry.value
+    return module
 
 
 def _used(node: NodeProto) -> Iterator[str]:
