@@ -23,14 +23,7 @@ _EXPORTER: Final = "optimum.exporters.onnx.base"
 _FEATURES: Final = "feature-extraction"
 # Any of these is a feature: `ORTModelForCustomTasks` and sentence_transformers run files with other outputs.
 _FEATURE_OUTPUTS: Final = frozenset(
-    {
-        "last_hidden_state",
-        "token_embeddings",
-        "sentence_embedding",
-        "pooler_output",
-        "text_embeds",
-        "image_embeds",
-    }
+    {"last_hidden_state", "token_embeddings", "sentence_embedding", "pooler_output", "text_embeds", "image_embeds"}
 )
 _ENCODED: Final = "last_hidden_state"
 # The tasks that Optimum exports as an encoder and decoders.

@@ -30,8 +30,7 @@ _BUILDING: Final = ForkSafeLock()
 def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint:
     """Return the facts about a model of transformers from its config; the class is that of the config by default.
 
-    Raises:
-        ConfigLoadError: It is not a config, or names no class that can be built without code of its repo.
+    ConfigLoadError if it is not a config, or names no class that can be built without code of its repo.
     """
     if (fault := config_fault(config)) is not None:
         raise ConfigLoadError(f"No model can be built from the config: {fault}.")
@@ -52,11 +51,7 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
 
 
 def config_of(config: Mapping[str, Any]) -> Any:
-    """Return the content of a config as an object of the class for its model type.
-
-    Raises:
-        ConfigLoadError: It is not a config of transformers.
-    """
+    """Return the content of a config of transformers as an object of the class for its model type."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
@@ -69,8 +64,7 @@ def config_of(config: Mapping[str, Any]) -> Any:
 def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote_code: bool = False) -> ModuleTree:
     """Return the module tree of the class that a checkpoint is exported as for a task; None is the model's own task.
 
-    Raises:
-        ConfigLoadError: There is no config, it cannot be loaded, or names no class that can be built.
+    ConfigLoadError if there is no config, or it names no class that can be built.
     """
     if checkpoint.library != "transformers":
         raise ConfigLoadError(
@@ -88,12 +82,9 @@ def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote
 
 
 def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool = False) -> Any:
-    """Return a model of transformers without its weights.
+    """Return a model of transformers without its weights; ConfigLoadError if the config does not allow it.
 
     If transformers does not have the class, it is the one that `AutoModel` uses.
-
-    Raises:
-        ConfigLoadError: The model cannot be built from the config.
     """
     import torch
     import transformers

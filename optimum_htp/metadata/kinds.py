@@ -12,7 +12,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -33,7 +33,6 @@ __all__ = [
     "is_preprocessor_class",
     "is_repo_id",
     "key",
-    "keys_of",
     "readable_names",
 ]
 
@@ -275,10 +274,7 @@ LIST: Final = Kind("list", _json("paths"), _file_list, _listed)
 PATH: Final = Kind("path", {"minLength": 1}, _file_name)
 AUTO_CLASSES: Final = Kind("names with `,`", _pattern(_PREPROCESSOR, ","), _auto_classes, ",".join)
 UNCHECKED: Final = Kind(
-    "names with `,`",
-    {"pattern": "^(config|preprocessors)(,(config|preprocessors))*$"},
-    _unchecked,
-    ",".join,
+    "names with `,`", {"pattern": "^(config|preprocessors)(,(config|preprocessors))*$"}, _unchecked, ",".join
 )
 EMBEDDED: Final = Kind("list of files", _json("files"), _embedded_files, _embedded)
 DIGESTS: Final = Kind("object", _json("digests"), _digests, _object)
@@ -320,11 +316,6 @@ def key(kind: Kind, written: str, read_by: str, meaning: str, *, default: Any = 
     """Return the field of a record for a key; `dataclasses.MISSING` for no default."""
     description = {"written": written, "read_by": read_by, "meaning": meaning, "is_needed": is_needed}
     return field(default=default, metadata={"kind": kind, **description})
-
-
-def keys_of(record: type) -> dict[str, Key]:
-    """Return the keys of a record's fields, by name."""
-    return {one.name: Key(one.name, **one.metadata) for one in fields(record)}
 
 
 FILE_KEYS: Final = (

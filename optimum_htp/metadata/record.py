@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final, Literal
 
 from optimum_htp.errors import MetadataError, OptimumHTPError
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import kinds
-from optimum_htp.metadata.kinds import FILE_KEYS, OLD_KEYS, PREFIX, EmbeddedFile, key, keys_of, readable_names
+from optimum_htp.metadata.kinds import FILE_KEYS, OLD_KEYS, PREFIX, EmbeddedFile, Key, key, readable_names
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.onnxfile.replace_file import identity_of
 
@@ -116,10 +116,7 @@ class ExportMetadata:
         default=(),
     )
     config_files: tuple[str, ...] | None = key(
-        kinds.LIST,
-        "`hub`, if listed",
-        "loaders, `verify`",
-        "the repo's config and preprocessor files at the commit",
+        kinds.LIST, "`hub`, if listed", "loaders, `verify`", "the repo's config and preprocessor files at the commit"
     )
     weight_files: Mapping[str, str] | None = key(
         kinds.DIGESTS,
@@ -267,7 +264,7 @@ class ExportMetadata:
         return f"{prefix}{self.hub_id}@{(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
 
 
-KEYS: Final = keys_of(ExportMetadata)
+KEYS: Final = {one.name: Key(one.name, **one.metadata) for one in fields(ExportMetadata)}
 """The keys of the record, by the names of its fields."""
 OWN_KEYS: Final = frozenset({*(PREFIX + one.name for one in (*KEYS.values(), *FILE_KEYS)), *OLD_KEYS.values()})
 """The model-level keys of this format. Other tools also have keys that begin with `hf_`, and some of these."""

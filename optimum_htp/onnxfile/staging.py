@@ -78,8 +78,7 @@ def staging_folder(output: Path) -> Iterator[Path]:
 def publish(staged: Path, output: Path) -> None:
     """Move the content of a folder below a staging folder to `output`. Other existing files stay.
 
-    Raises:
-        ExportError: A file cannot be moved. The message contains whether others were.
+    ExportError if a file cannot be moved; the message contains whether others were.
     """
     try:
         _make_ready(staged)
