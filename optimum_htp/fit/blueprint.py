@@ -100,10 +100,7 @@ def parameters_of(
 ) -> Parameters | None:
     """Return the shapes of a model's weights by name, from its safetensors files; None if they are not available.
 
-    Args:
-        folder: The folder of its local files; None if there are none.
-        files: Names of all its files.
-        commit: Repo id and commit on the Hugging Face Hub, for files that are not local; None for no requests.
+    The files are in a local folder, or in a repo of the Hugging Face Hub at a commit; None for no requests.
     """
     here = () if folder is None else (path.name for path in folder.glob("model*.safetensors"))
     names = _weight_files({*files, *here})

@@ -101,9 +101,7 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
     """Read files of a folder that belong together, and repeat this if some were replaced meanwhile.
 
     The function records each file in the watch before it reads it. Its exception counts if nothing was replaced.
-
-    Raises:
-        ModelBeingReplacedError: The files are of two exports, and this does not end.
+    ModelBeingReplacedError if the files are of two exports, and this does not end.
     """
     cause: Exception | None = None
     for _ in range(_ATTEMPTS):
@@ -193,9 +191,7 @@ def replace_files(staged: Path, output: Path) -> None:
 def finish_interrupted(output: Path) -> None:
     """Complete the replacement of a killed export; wait for one that is running.
 
-    Raises:
-        OSError: A file cannot be moved.
-        UnfinishedExportError: The hidden folder is not this user's. Nothing was moved.
+    UnfinishedExportError if the hidden folder is not this user's; nothing was moved.
     """
     if os.path.lexists(output / SWITCH):
         with folder_lock(output):
@@ -243,11 +239,7 @@ def _unforgeable(status: os.stat_result) -> list[int]:
 
 
 def _files_left(output: Path) -> dict[str, Path]:
-    """Return the pending files that an export of this user left here, with their target paths.
-
-    Raises:
-        UnfinishedExportError: The folder was not left by such an export.
-    """
+    """Return the pending files of an export of this user, with their target paths; else UnfinishedExportError."""
     coming = output / SWITCH
     left = {}
     try:
