@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -101,11 +102,9 @@ def check_output(
 
 def refuse_same_outputs(*paths: Path | None) -> None:
     """Raise ProtectedFileError if two of the outputs are the same file."""
-    named = [path for path in paths if path is not None]
-    for at, path in enumerate(named):
-        for other in named[:at]:
-            if _is_same(path, other) or _real(path).casefold() == _real(other).casefold():
-                raise ProtectedFileError(f"{path} is named for two outputs. Name a different file for each.")
+    for other, path in combinations((path for path in paths if path is not None), 2):
+        if _is_same(path, other) or _real(path).casefold() == _real(other).casefold():
+            raise ProtectedFileError(f"{path} is named for two outputs. Name a different file for each.")
 
 
 def write_document(
