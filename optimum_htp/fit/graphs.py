@@ -16,12 +16,13 @@ from math import prod
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
-from optimum_htp.fit.blueprint import Blueprint, blueprint_of_parameters
+from optimum_htp.fit.blueprint import Blueprint, Parameters, blueprint_of_parameters
 from optimum_htp.fit.outputs import output_mismatch, past_mismatch
-from optimum_htp.fit.parameters import Parameters
+from optimum_htp.hierarchy.tree import loose_shape
 from optimum_htp.libraries.tables import config_names
 from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.onnxfile import Graph, Initializer, Node
+from optimum_htp.onnxfile.operators import PASSED_THROUGH
 from optimum_htp.resolve.config_fit import LABELLED_TASKS, label_mismatch
 
 __all__ = ["GraphFit", "graph_fit", "graph_mismatch", "task_fit"]
@@ -47,16 +48,13 @@ _INPUTS_OF_PARTS: Final = frozenset(
 )
 # Inputs of the parts of a diffusion pipeline.
 _INPUTS_OF_PIPELINES: Final = frozenset({"sample", "latent_sample", "timestep", "hidden_states"})
-# Operators that may be between an embedding and its lookup, in quantized and converted graphs.
-_PASSED_THROUGH: Final = frozenset(
-    {"Cast", "Identity", "DequantizeLinear", "Reshape", "Unsqueeze", "Squeeze", "Transpose"}
-)
 _QUANTIZED: Final = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2"})
 _FUSED: Final = (1, 2, 3, 4)  # Matrices that an exporter or optimizer merges into one: query, key and value.
 # A parameter's name in the output of PyTorch's exporters; quantizers append to it.
 _PARAMETER: Final = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+?\.(?:weight|bias)(?![a-z])")
 _PAST: Final = re.compile(r"past_key_values\.(\d{1,6})\.")
 _LAYERS: Final = 0.75  # Share of the layers; some models have no past for the last ones.
+_CHAIN: Final = 7  # Operators between an embedding and its lookup, in quantized and converted graphs.
 _FEW: Final = 4  # Names; with fewer, names are not compared.
 _SMALL: Final = 32  # Elements; smaller matrices are not counted as weights.
 _STRANGE: Final = 0.25  # Share of the names that the model may not know.
@@ -64,6 +62,7 @@ _LIKE: Final = 0.5  # Share of the matrices that must belong to the model.
 _SAME: Final = 0.9  # The same share, if the names of the inputs are not specific.
 _PLACES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 _SHOWN: Final = 60  # Characters.
+_NO_CONFIG: Final = "there is no config to compute them from"
 _WHOLE: Final = (0.3, 3)  # Share of the model's elements, if the graph is not a part of it.
 
 
@@ -98,12 +97,9 @@ def graph_fit(
     library: str | None = None,
     parameters: Callable[[], Parameters | None] | None = None,
 ) -> GraphFit:
-    """Compare a graph with a model.
+    """Compare a graph with a model and with the Optimum task that it is said to be for.
 
     Args:
-        config: Content of the model's `config.json`.
-        task: The Optimum task of the graph.
-        graph: The graph.
         library: The library of the model; None for transformers.
         parameters: Returns the shapes of the model's weights, None if they are unknown. With them, PyTorch is
             imported only before a graph is rejected.
@@ -136,11 +132,7 @@ def _model_mismatch(
 ) -> tuple[str | None, str | None]:
     """Compare a graph with a model's config and weights; also return why shapes could not be compared."""
     if library not in (None, "transformers") or not config:
-        why = (
-            f"models of {library} are not built for this check"
-            if config
-            else "there is no config to compute them from"
-        )
+        why = f"models of {library} are not built for this check" if config else _NO_CONFIG
         return _mismatch(config, task, graph, None), why
     class_name = class_for_task(task, config, "transformers") if task is not None else None
     known = parameters() if parameters is not None else None
@@ -161,7 +153,7 @@ def _model_mismatch(
 
 def _mismatch(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint: Blueprint | None) -> str | None:
     """Compare a graph with a model; without its blueprint only with its config."""
-    weights = [tensor for tensor in graph.tensors if len(_dims(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
+    weights = [tensor for tensor in graph.tensors if len(loose_shape(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
     if reason := _input_mismatch(graph, weights, blueprint, config):
         return reason
     if task in LABELLED_TASKS and (reason := label_mismatch(config, graph.outputs)) is not None:
@@ -176,8 +168,7 @@ def _mismatch(config: Mapping[str, Any], task: str | None, graph: Graph, bluepri
 def _input_mismatch(
     graph: Graph, weights: list[Initializer], blueprint: Blueprint | None, config: Mapping[str, Any]
 ) -> str | None:
-    initial = {tensor.name for tensor in graph.initializers}  # In IR version 3, they are inputs too.
-    taken = [spec.name for spec in graph.inputs if spec.name not in initial]
+    taken = [spec.name for spec in graph.inputs]
     known = blueprint.inputs if blueprint is not None else _MAIN_INPUTS | _INPUTS_OF_PIPELINES
     takes_any = blueprint is not None and blueprint.main_input == _OF_ANY_KIND
     if takes_any:
@@ -268,16 +259,16 @@ def _share_of(weights: list[Initializer], blueprint: Blueprint, *, exact: bool =
     if not weights or not blueprint.shapes:
         return 0.0
     if exact:
-        return sum(_dims(tensor.shape) in blueprint.shapes for tensor in weights) / len(weights)
+        return sum(loose_shape(tensor.shape) in blueprint.shapes for tensor in weights) / len(weights)
     if _is_quantized(weights):  # In blocks, with scales: only one size is the matrix's own.
         sides = {side for shape in blueprint.shapes for side in shape}
-        return sum(any(side in sides for side in _dims(tensor.shape)) for tensor in weights) / len(weights)
+        return sum(any(side in sides for side in loose_shape(tensor.shape)) for tensor in weights) / len(weights)
     return sum(_is_known(tensor.shape, blueprint) for tensor in weights) / len(weights)
 
 
 def _is_known(shape: tuple[int, ...], blueprint: Blueprint) -> bool:
     """Whether a matrix has the shape of a parameter, or of several in one."""
-    dims = _dims(shape)
+    dims = loose_shape(shape)
     if dims in blueprint.shapes:
         return True
     return any(
@@ -286,11 +277,6 @@ def _is_known(shape: tuple[int, ...], blueprint: Blueprint) -> bool:
         for parts in _FUSED
         if side % parts == 0
     )
-
-
-def _dims(shape: Iterable[int]) -> tuple[int, ...]:
-    """Return a shape without what transposing and reshaping change."""
-    return tuple(sorted(side for side in shape if side != 1))
 
 
 def _size(tensor: Initializer) -> int:
@@ -303,9 +289,9 @@ def _looked_up_rows(graph: Graph) -> Iterator[int]:
     shapes = {tensor.name: tensor.shape for tensor in graph.tensors}
 
     def origin(name: str) -> str:
-        for _ in range(len(_PASSED_THROUGH)):  # Chains are short, and a hostile graph may have a cycle.
+        for _ in range(_CHAIN):  # Chains are short, and a hostile graph may have a cycle.
             node = made_by.get(name)
-            if node is None or node.op_type not in _PASSED_THROUGH or not node.inputs:
+            if node is None or node.op_type not in PASSED_THROUGH or not node.inputs:
                 break
             name = node.inputs[0]
         return name

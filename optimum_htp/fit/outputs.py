@@ -23,14 +23,7 @@ _EXPORTER: Final = "optimum.exporters.onnx.base"
 _FEATURES: Final = "feature-extraction"
 # Any of these is a feature: `ORTModelForCustomTasks` and sentence_transformers run files with other outputs.
 _FEATURE_OUTPUTS: Final = frozenset(
-    {
-        "last_hidden_state",
-        "token_embeddings",
-        "sentence_embedding",
-        "pooler_output",
-        "text_embeds",
-        "image_embeds",
-    }
+    {"last_hidden_state", "token_embeddings", "sentence_embedding", "pooler_output", "text_embeds", "image_embeds"}
 )
 _ENCODED: Final = "last_hidden_state"
 # The tasks that Optimum exports as an encoder and decoders.
@@ -57,7 +50,7 @@ _UNBUILT: Final = (ValueError, TypeError, KeyError, AttributeError, ImportError,
 
 def past_mismatch(graph: Graph) -> str | None:
     """Return how the past key values in inputs and outputs of a graph differ; None if they match."""
-    taken = [name for name in _taken(graph) if name.startswith(_PAST) and "encoder" not in name]
+    taken = [spec.name for spec in graph.inputs if spec.name.startswith(_PAST) and "encoder" not in spec.name]
     given = [spec.name for spec in graph.outputs if _PRESENT.match(spec.name) and "encoder" not in spec.name]
     if taken and len(taken) != len(given):
         return f"the graph takes {len(taken)} past key values, such as {taken[0]}, but returns {len(given)}"
@@ -69,15 +62,11 @@ def output_mismatch(
 ) -> tuple[str | None, str | None]:
     """Return the needed output that a graph lacks; and why this cannot be checked, if so.
 
-    Args:
-        config: Content of the model's config, empty if it is unknown.
-        task: The Optimum task of the graph, None if it is unknown.
-        graph: The graph.
-        library: The library of the model; None for transformers.
+    An unknown config is empty, an unknown task None. The library None is transformers.
     """
     given = {spec.name for spec in graph.outputs}
     if library == "diffusers":
-        return _pipeline_mismatch({*_taken(graph)}, given)
+        return _pipeline_mismatch({spec.name for spec in graph.inputs}, given)
     if task is None:
         return None, "the task is unknown"
     task = task.removesuffix(WITH_PAST)
@@ -115,13 +104,8 @@ def _is_encoder(config: Mapping[str, Any], task: str, graph: Graph) -> bool:
     """Whether a graph can be the encoder of a model that is exported in parts."""
     if task not in _OF_PARTS or (config and not config.get("is_encoder_decoder")):
         return False
-    taken = {*_taken(graph)}
+    taken = {spec.name for spec in graph.inputs}
     return not taken & _OF_DECODERS and not any(name.startswith(_PAST) for name in taken)
-
-
-def _taken(graph: Graph) -> Iterable[str]:
-    initial = {tensor.name for tensor in graph.initializers}  # In IR version 3, they are inputs too.
-    return [spec.name for spec in graph.inputs if spec.name not in initial]
 
 
 def _outputs_by_task() -> Mapping[str, Iterable[str]]:

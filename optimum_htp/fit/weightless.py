@@ -15,7 +15,7 @@ from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.libraries.code_references import code_references
 from optimum_htp.libraries.config_content import config_fault
 from optimum_htp.libraries.names import CONFIG
-from optimum_htp.libraries.tasks import class_for_task
+from optimum_htp.libraries.tasks import architectures, class_for_task
 from optimum_htp.origin.checkpoint import Checkpoint
 from optimum_htp.resolve.commit_files import ConfigFolder
 from optimum_htp.resolve.configs import load_config
@@ -28,24 +28,17 @@ _BUILDING: Final = ForkSafeLock()
 
 
 def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint:
-    """Return the facts about a model of transformers from its config.
+    """Return the facts about a model of transformers from its config; the class is that of the config by default.
 
-    Args:
-        config: Content of a `config.json`.
-        class_name: The class; None for the class in the config.
-
-    Raises:
-        ConfigLoadError: It is not a config, or names no class that can be built without code of its repo.
+    ConfigLoadError if it is not a config, or names no class that can be built without code of its repo.
     """
     if (fault := config_fault(config)) is not None:
         raise ConfigLoadError(f"No model can be built from the config: {fault}.")
     for reference in code_references(CONFIG, config):
         raise UntrustedCodeError(f"No model is built from the config: {reference}, which would import code.")
-    names = config.get("architectures")
-    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     with _BUILDING.held():
         loaded = config_of(config)
-        model = build_model(class_name or named, loaded)
+        model = build_model(class_name or next(iter(architectures(config)), None), loaded)
     return Blueprint(
         inputs=frozenset(inspect.signature(model.forward).parameters),
         main_input=getattr(model, "main_input_name", None),
@@ -58,11 +51,7 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
 
 
 def config_of(config: Mapping[str, Any]) -> Any:
-    """Return the content of a config as an object of the class for its model type.
-
-    Raises:
-        ConfigLoadError: It is not a config of transformers.
-    """
+    """Return the content of a config of transformers as an object of the class for its model type."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
@@ -73,15 +62,9 @@ def config_of(config: Mapping[str, Any]) -> Any:
 
 
 def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote_code: bool = False) -> ModuleTree:
-    """Return the module tree of the class that a checkpoint is exported as for a task.
+    """Return the module tree of the class that a checkpoint is exported as for a task; None is the model's own task.
 
-    Args:
-        checkpoint: The model's files; its weights are not needed.
-        task: Optimum task; None for the task of the model.
-        trust_remote_code: Whether code of the repo may run.
-
-    Raises:
-        ConfigLoadError: There is no config, it cannot be loaded, or names no class that can be built.
+    ConfigLoadError if there is no config, or it names no class that can be built.
     """
     if checkpoint.library != "transformers":
         raise ConfigLoadError(
@@ -99,15 +82,9 @@ def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote
 
 
 def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool = False) -> Any:
-    """Return a model of transformers without its weights.
+    """Return a model of transformers without its weights; ConfigLoadError if the config does not allow it.
 
-    Args:
-        class_name: Its class. If transformers does not have it, the class that `AutoModel` uses.
-        config: Its config.
-        trust_remote_code: Whether code of the repo may run.
-
-    Raises:
-        ConfigLoadError: The model cannot be built from the config.
+    If transformers does not have the class, it is the one that `AutoModel` uses.
     """
     import torch
     import transformers

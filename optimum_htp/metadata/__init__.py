@@ -17,8 +17,7 @@ The properties of a stamped file look like this (version 1 of the format):
 claim of the file's author, and is read as untrusted input.
 """
 
-from optimum_htp.metadata.keys import EMBEDDED_ZIP, ORIGINAL, PREFIX, STANDARD_KEYS
-from optimum_htp.metadata.kinds import EmbeddedFile, is_repo_id
+from optimum_htp.metadata.kinds import EMBEDDED_ZIP, ORIGINAL, PREFIX, STANDARD_KEYS, EmbeddedFile, is_repo_id
 from optimum_htp.metadata.record import (
     METADATA_VERSION,
     OWN_KEYS,

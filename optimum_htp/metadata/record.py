@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final, Literal
 
 from optimum_htp.errors import MetadataError, OptimumHTPError
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import kinds
-from optimum_htp.metadata.keys import (
-    FILE_KEYS,
-    OLD_KEYS,
-    PREFIX,
-    described,
-    key,
-    keys_of,
-)
-from optimum_htp.metadata.kinds import EmbeddedFile, readable_names
+from optimum_htp.metadata.kinds import FILE_KEYS, OLD_KEYS, PREFIX, EmbeddedFile, Key, key, readable_names
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.onnxfile.replace_file import identity_of
 
@@ -53,10 +46,13 @@ class ExportMetadata:
         default=METADATA_VERSION,
         is_needed=True,
     )
-    model_type: Literal["hub", "local"] = field(
-        metadata=described(
-            kinds.MODEL_TYPE, "always", "loaders, `verify`", "whether the model is from a Hub", is_needed=True
-        )
+    model_type: Literal["hub", "local"] = key(
+        kinds.MODEL_TYPE,
+        "always",
+        "loaders, `verify`",
+        "whether the model is from a Hub",
+        default=MISSING,
+        is_needed=True,
     )
     hub_id: str | None = key(
         kinds.REPO_ID,
@@ -120,10 +116,7 @@ class ExportMetadata:
         default=(),
     )
     config_files: tuple[str, ...] | None = key(
-        kinds.LIST,
-        "`hub`, if listed",
-        "loaders, `verify`",
-        "the repo's config and preprocessor files at the commit",
+        kinds.LIST, "`hub`, if listed", "loaders, `verify`", "the repo's config and preprocessor files at the commit"
     )
     weight_files: Mapping[str, str] | None = key(
         kinds.DIGESTS,
@@ -227,32 +220,28 @@ class ExportMetadata:
                 values[one.name] = one.decode(text)
         values.setdefault("model_type", "hub")
         record = cls(**values)
-        if record.model_type == "hub" and not record.hub_id:
-            raise MetadataError("hf_model_type is 'hub', but hf_hub_id is missing.", f"{PREFIX}hub_id")
-        if record.model_type == "hub" and not (record.hub_sha or record.hub_revision):
-            raise MetadataError(
-                f"hf_hub_id is {record.hub_id!r}, but there is neither hf_hub_sha nor hf_hub_revision.",
-                f"{PREFIX}hub_sha",
-            )
-        if record.hub_sha and record.hub_revision and not record.hub_sha.startswith(record.hub_revision):
-            raise MetadataError(
-                f"hf_hub_revision is {record.hub_revision!r}, but hf_hub_sha begins with other characters.",
-                f"{PREFIX}hub_revision",
-            )
-        if record.onnx_file is not None and record.onnx_file not in record.onnx_files:
-            raise MetadataError(
-                f"hf_onnx_file is {record.onnx_file!r}, but hf_onnx_files does not list it.", f"{PREFIX}onnx_file"
-            )
-        if record.embedded_in is not None and not record.embedded_files:
-            raise MetadataError(
-                f"hf_embedded_in is {record.embedded_in!r}, but hf_embedded_files is missing.", f"{PREFIX}embedded_in"
-            )
-        if record.embedded_in is not None and record.embedded_in not in record.onnx_files:
-            raise MetadataError(
-                f"hf_embedded_in is {record.embedded_in!r}, but hf_onnx_files does not list it.",
-                f"{PREFIX}embedded_in",
-            )
+        if (fault := next(record._contradictions(), None)) is not None:
+            name, reason = fault
+            raise MetadataError(reason, PREFIX + name)
         return record
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        """Yield each key that contradicts another one, with the reason."""
+        if self.model_type == "hub" and not self.hub_id:
+            yield "hub_id", "hf_model_type is 'hub', but hf_hub_id is missing."
+        if self.model_type == "hub" and not (self.hub_sha or self.hub_revision):
+            yield "hub_sha", f"hf_hub_id is {self.hub_id!r}, but there is neither hf_hub_sha nor hf_hub_revision."
+        if self.hub_sha and self.hub_revision and not self.hub_sha.startswith(self.hub_revision):
+            yield (
+                "hub_revision",
+                f"hf_hub_revision is {self.hub_revision!r}, but hf_hub_sha begins with other characters.",
+            )
+        if self.onnx_file is not None and self.onnx_file not in self.onnx_files:
+            yield "onnx_file", f"hf_onnx_file is {self.onnx_file!r}, but hf_onnx_files does not list it."
+        if self.embedded_in is not None and not self.embedded_files:
+            yield "embedded_in", f"hf_embedded_in is {self.embedded_in!r}, but hf_embedded_files is missing."
+        if self.embedded_in is not None and self.embedded_in not in self.onnx_files:
+            yield "embedded_in", f"hf_embedded_in is {self.embedded_in!r}, but hf_onnx_files does not list it."
 
     def belongs_with(self, other: ExportMetadata) -> bool:
         """Whether two files come from the same export."""
@@ -275,7 +264,7 @@ class ExportMetadata:
         return f"{prefix}{self.hub_id}@{(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
 
 
-KEYS: Final = keys_of(ExportMetadata)
+KEYS: Final = {one.name: Key(one.name, **one.metadata) for one in fields(ExportMetadata)}
 """The keys of the record, by the names of its fields."""
 OWN_KEYS: Final = frozenset({*(PREFIX + one.name for one in (*KEYS.values(), *FILE_KEYS)), *OLD_KEYS.values()})
 """The model-level keys of this format. Other tools also have keys that begin with `hf_`, and some of these."""
@@ -342,7 +331,6 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
 
 def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
     """Return the record of any file; None without a readable one."""
-    try:
+    with suppress(OptimumHTPError, OSError):
         return read_record(path)
-    except (OptimumHTPError, OSError):
-        return None
+    return None

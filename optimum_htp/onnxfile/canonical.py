@@ -78,15 +78,7 @@ _CHUNK: Final = 1 << 20
 
 
 def sha256_of(stream: IO[bytes], progress: Callable[[int], object] | None = None) -> str:
-    """Return the sha256 of the rest of a stream, in hexadecimal.
-
-    Args:
-        stream: The stream.
-        progress: Called with the number of bytes of each piece.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return the sha256 of the rest of a stream, in hexadecimal. `progress` gets the number of bytes of each piece."""
     digest = hashlib.sha256()
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)
@@ -96,10 +88,6 @@ def sha256_of(stream: IO[bytes], progress: Callable[[int], object] | None = None
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], object] | None = None) -> str:
-    """Return the sha256 of a file, as `sha256_of` does.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return the sha256 of a file, as `sha256_of` does."""
     with path.open("rb") as file:
         return sha256_of(file, progress)

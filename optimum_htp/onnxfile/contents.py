@@ -9,9 +9,8 @@ Content in one piece, in the file or in its external data, is mapped into memory
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -22,31 +21,24 @@ from optimum_htp.onnxfile.external import contained_files, data_file, data_range
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
 from optimum_htp.onnxfile.replace_file import identity_of
 from optimum_htp.onnxfile.structure import FUNCTION, MAX_DEPTH
-from optimum_htp.onnxfile.tensors import as_mapped, bits_of, dtype_name, integer, numpy_type
+from optimum_htp.onnxfile.tensors import as_mapped, bits_of, dtype_name, integer, integers, numpy_type
 from optimum_htp.onnxfile.unchanged import FileVersion, version_of
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
 __all__ = ["StoredTensor", "stored_tensors", "tensors_of"]
 
 _STRING: Final = 8
+_FLOATS: Final = 7  # Field of AttributeProto.
 # The numeric attributes of a Constant, with their field of AttributeProto, their type, and whether
 # they are a list.
 _NUMBERS: Final = {
     "value_float": (2, "float32", False),
     "value_int": (3, "int64", False),
-    "value_floats": (7, "float32", True),
+    "value_floats": (_FLOATS, "float32", True),
     "value_ints": (8, "int64", True),
 }
 _SPARSE_VALUE: Final = 22  # Field of AttributeProto.
 _LARGEST_SPARSE: Final = 1 << 31  # Maximum bytes of a sparse tensor in dense form.
-
-
-class _Form(Enum):
-    """The message of a tensor in the file."""
-
-    TENSOR = "TensorProto"
-    SPARSE = "SparseTensorProto"
-    NUMBERS = "AttributeProto"
 
 
 @dataclass(frozen=True)
@@ -55,14 +47,11 @@ class StoredTensor:
 
     Attributes:
         name: Name of its value.
-        shape: Its sizes.
-        dtype: Its type in ONNX.
         constant: Whether it is the value of a `Constant` node, not an initializer.
         file: The file with its content, as it was when the tensors were listed; the model's file if it must be
             decoded.
-        start, end: Offsets of its content in bytes; of the whole TensorProto if its content is not in one piece.
-        raw: Whether its content is in one piece.
-        form: The message to decode if it is not.
+        start, end: Offsets of its content in bytes; of the whole message if its content is not in one piece.
+        decode: Returns its values for that message; None if its content is in one piece.
     """
 
     name: str
@@ -72,8 +61,7 @@ class StoredTensor:
     file: FileVersion
     start: int
     end: int
-    raw: bool
-    form: _Form = _Form.TENSOR
+    decode: Callable[[bytes, StoredTensor], Any] | None
 
     @property
     def path(self) -> Path:
@@ -90,15 +78,13 @@ class StoredTensor:
 
         bfloat16 and types of 8 bits that numpy does not have are unsigned integers; smaller types are packed bytes.
 
-        Raises:
-            FileChangedError: The file was replaced or changed after the tensors were listed.
-            InvalidOnnxFileError: The size of the content is wrong, or a sparse tensor is too large in dense form.
+        FileChangedError if the file was replaced or changed after the tensors were listed.
         """
         import numpy as np
 
+        if self.decode is not None:
+            return self._decoded(self.decode)
         bits = bits_of(self.dtype)
-        if not self.raw:
-            return self._decoded()
         if self.end - self.start != (self.size * bits + 7) // 8 or bits == 0:
             raise InvalidOnnxFileError(
                 f"{self.path}: the tensor {self.name!r} has {self.end - self.start} bytes for {self.size} elements of "
@@ -111,32 +97,34 @@ class StoredTensor:
         with self.file.opened() as stream:
             return np.memmap(stream, kind, "r", self.start, shape)
 
-    def _decoded(self) -> Any:
-        import onnx
+    def _decoded(self, decode: Callable[[bytes, StoredTensor], Any]) -> Any:
         from google.protobuf.message import DecodeError
 
         with self.file.opened() as stream:
             stream.seek(self.start)
             message = stream.read(self.end - self.start)
         try:
-            if self.form is _Form.SPARSE:
-                return _written_out(message, self.shape)
-            if self.form is _Form.NUMBERS:
-                return _numbers(message, self.dtype).reshape(self.shape)
-            return as_mapped(onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message)), bits_of(self.dtype))
+            return decode(message, self)
         except (ValueError, TypeError, IndexError, DecodeError) as error:
             raise InvalidOnnxFileError(f"{self.path}: the tensor {self.name!r} cannot be read: {error}") from error
 
 
-def _written_out(message: bytes, shape: tuple[int, ...]) -> Any:
+def _dense_values(message: bytes, tensor: StoredTensor) -> Any:
+    """Return the values of a TensorProto."""
+    import onnx
+
+    return as_mapped(onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message)), bits_of(tensor.dtype))
+
+
+def _sparse_values(message: bytes, tensor: StoredTensor) -> Any:
     """Return a SparseTensorProto in dense form.
 
-    Raises:
-        ValueError: It has external data, is too large, or has invalid indices.
+    ValueError if it has external data, is too large, or has invalid indices.
     """
     import numpy as np
     import onnx
 
+    shape = tensor.shape
     sparse = onnx.SparseTensorProto.FromString(message)
     if onnx.TensorProto.EXTERNAL in (sparse.values.data_location, sparse.indices.data_location):
         raise ValueError("it is sparse, with external data")
@@ -150,23 +138,19 @@ def _written_out(message: bytes, shape: tuple[int, ...]) -> Any:
     return array.reshape(shape)
 
 
-def _numbers(message: bytes, dtype: str) -> Any:
+def _attribute_values(message: bytes, tensor: StoredTensor) -> Any:
     """Return the numbers of a Constant's attribute."""
     import numpy as np
     import onnx
 
     attribute = onnx.AttributeProto.FromString(message)
-    return np.array(onnx.helper.get_attribute_value(attribute), dtype)
+    return np.array(onnx.helper.get_attribute_value(attribute), tensor.dtype).reshape(tensor.shape)
 
 
 def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:
     """Return the tensors of a file, including those of subgraphs, in the order of the file. Reads no content.
 
     Tensors of the model's own functions are included; tensors of strings are left out.
-
-    Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path, or the location of
-            its external data is not allowed.
     """
     with opened(path, chunk=1 << 16) as window:
         return tensors_of(window, Path(path))
@@ -264,47 +248,27 @@ def _of_constant(window: ByteWindow, attribute: Field, files: _DataFiles, value:
             yield from _sparse(window, part, files, value)
     if name in _NUMBERS:
         number, dtype, listed = _NUMBERS[name]
-        count = sum(_count(window, part) for part in fields if part.number == number)
-        shape = (count,) if listed else ()
+        shape = (sum(_count(window, part) for part in fields if part.number == number),) if listed else ()
         start, end = attribute.payload, attribute.end
-        yield StoredTensor(value, shape, dtype, True, files.model, start, end, False, _Form.NUMBERS)
+        yield StoredTensor(value, shape, dtype, True, files.model, start, end, _attribute_values)
 
 
 def _count(window: ByteWindow, part: Field) -> int:
-    """Return the number of values in a field: one, or those packed into it."""
-    if part.wire_type != LENGTH_DELIMITED:
-        return 1
-    if part.number == 7:
+    """Return the number of values in a field, packed or not."""
+    if part.number == _FLOATS:
         return (part.end - part.payload) // 4
-    count, position = 0, part.payload
-    while position < part.end:
-        _, position = window.varint(position, part.end)
-        count += 1
-    return count
+    return sum(1 for _ in integers(window, part))
 
 
 def _sparse(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> Iterator[StoredTensor]:
     """Yield a SparseTensorProto without its content: values = 1, with the name, and dims = 3."""
-    shape: list[int] = []
-    for part in walk(window, message.payload, message.end):
-        if part.number == 3:
-            shape += _dims(window, part)
-    for part in walk(window, message.payload, message.end):
+    start, end = message.payload, message.end
+    dims = (part for part in walk(window, start, end) if part.number == 3)
+    shape = tuple(size for part in dims for size in integers(window, part))
+    for part in walk(window, start, end):
         if part.number == 1 and part.wire_type == LENGTH_DELIMITED and all(size >= 0 for size in shape):
             for tensor in _tensor(window, part, files, value):
-                whole = replace(tensor, file=files.model, start=message.payload, end=message.end)
-                yield replace(whole, shape=tuple(shape), raw=False, form=_Form.SPARSE)
-
-
-def _dims(window: ByteWindow, part: Field) -> Iterator[int]:
-    """Yield the sizes in a field `dims`, packed or not."""
-    if part.wire_type == VARINT:
-        yield integer(window, part)
-    elif part.wire_type == LENGTH_DELIMITED:
-        position = part.payload
-        while position < part.end:
-            size, position = window.varint(position, part.end)
-            yield size
+                yield replace(tensor, shape=shape, file=files.model, start=start, end=end, decode=_sparse_values)
 
 
 def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> Iterator[StoredTensor]:
@@ -317,7 +281,7 @@ def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | 
     external = False
     for part in walk(window, message.payload, message.end):
         if part.number == 1:
-            shape += _dims(window, part)
+            shape += integers(window, part)
         elif part.number == 2 and part.wire_type == VARINT:
             number = integer(window, part)
         elif part.number == 8 and part.wire_type == LENGTH_DELIMITED:
@@ -331,10 +295,11 @@ def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | 
             external = integer(window, part) == 1
     if number == _STRING or any(size < 0 for size in shape):
         return
-    file, start, end = files.model, message.payload, message.end
+    decode = None
     if external:
         file, start, end = files.place(entries)
     elif raw is not None:
-        start, end = raw
-    whole = external or raw is not None
-    yield StoredTensor(value or name, tuple(shape), dtype_name(number), value is not None, file, start, end, whole)
+        file, (start, end) = files.model, raw
+    else:
+        file, start, end, decode = files.model, message.payload, message.end, _dense_values
+    yield StoredTensor(value or name, tuple(shape), dtype_name(number), value is not None, file, start, end, decode)

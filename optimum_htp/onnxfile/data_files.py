@@ -80,12 +80,7 @@ def remove_unused(target: Path, names: frozenset[str]) -> None:
 
 
 def copy_data(path: Path, output: Path) -> None:
-    """Copy the external data of a file for a copy of the file.
-
-    Raises:
-        InvalidOnnxFileError: The data of the file is outside its folder.
-        OnnxWriteError: Another file has its name.
-    """
+    """Copy the external data of a file for a copy of the file; OnnxWriteError if another file has its name."""
     if path.resolve().parent == output.resolve().parent:
         return
     refuse_shared(output)
@@ -116,11 +111,7 @@ _ALIGNED: Final = 64  # Bytes, for smaller tensors.
 
 
 class MovedData:
-    """The new external data of a model: file and content.
-
-    Attributes:
-        path: The file.
-    """
+    """The new external data of a model: file and content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -140,11 +131,7 @@ class MovedData:
         return reference(fields, self.path.name.encode(), offset, length)
 
     def write(self, window: ByteWindow, like: Path) -> None:
-        """Write the file, if any tensor was moved.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Write the file, if any tensor was moved."""
         if not self._ranges:
             return
         with replaced_atomically(self.path, like=like) as stream:
@@ -157,14 +144,9 @@ class MovedData:
 
 @contextmanager
 def moving_data(model: Path, like: Path) -> Iterator[MovedData]:
-    """Yield the new external data of a model; remove it if the model does not use it in the end.
+    """Yield the new external data of a model that the block writes; remove it if the model does not use it in the end.
 
-    Args:
-        model: The model that the block writes.
-        like: A file whose permissions the data gets.
-
-    Raises:
-        OnnxWriteError: The data cannot be written, or the model's name is not allowed in a location.
+    The data gets the permissions of the file `like`.
     """
     if not is_contained(model.name):
         raise OnnxWriteError(f"The name of {model} is not allowed for external data. Rename the file.")
@@ -176,11 +158,7 @@ def moving_data(model: Path, like: Path) -> Iterator[MovedData]:
 
 
 def check_size(model: Path, size: int, before: int, *, moved: bool) -> None:
-    """Check that protobuf readers can open the new file. A file that was too large before may become smaller.
-
-    Raises:
-        FileTooLargeError: It would have more than 2 GiB.
-    """
+    """Check that protobuf readers can open the new file. A file that was too large before may become smaller."""
     if size <= max(_MOST, before):
         return
     hint = (

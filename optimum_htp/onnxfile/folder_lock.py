@@ -40,11 +40,7 @@ class HeldLock:
         _held.add(self)
 
     def acquire(self) -> bool:
-        """Try once to get the lock; False if another process has it.
-
-        Raises:
-            OSError: The filesystem has no such locks.
-        """
+        """Try once to get the lock; False if another process has it. OSError if the filesystem has no such locks."""
         if sys.platform == "win32":
             raise OSError("Windows has no such locks")
         try:
@@ -89,15 +85,9 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def folder_lock(folder: Path, timeout: float = 60.0) -> Iterator[None]:
-    """Hold the lock of an existing folder.
+    """Hold the lock of an existing folder, or of the target of a link.
 
-    Args:
-        folder: The folder, or a link to it.
-        timeout: Seconds to wait while another process holds it; 0 to try once.
-
-    Raises:
-        TimeoutError: Another process still holds it.
-        OSError: The folder does not exist, or cannot be locked.
+    TimeoutError if another process still holds it after `timeout` seconds; 0 is to try once.
     """
     lock = None if sys.platform == "win32" else _locked(folder, os.O_DIRECTORY, timeout)
     with lock or file_lock(folder, timeout):
@@ -112,14 +102,7 @@ def locked_for_replacing(path: Path, timeout: float = 60.0, *, required: bool = 
     lock. So two writers that read the same file take turns, and the second one finds a changed file. If there is no
     file, or this user cannot read it, nothing is locked.
 
-    Args:
-        path: The file.
-        timeout: Seconds to wait while another process holds it.
-        required: Whether to fail after the timeout. Otherwise, the block runs without the lock.
-
-    Raises:
-        TimeoutError: Another process still holds it.
-        OSError: It cannot be locked.
+    After `timeout` seconds, the block runs without the lock if it is not required; otherwise TimeoutError.
     """
     lock: AbstractContextManager[object] | None = None
     with suppress(FileNotFoundError, *(() if required else (TimeoutError,))):

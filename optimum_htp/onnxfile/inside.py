@@ -22,11 +22,9 @@ _FOLDER: Final = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", os.O_RDON
 
 @dataclass(frozen=True)
 class OpenFolder:
-    """A folder whose files are addressed relative to its descriptor.
+    """A folder, without links in its path, whose files are addressed relative to its descriptor.
 
-    Attributes:
-        path: Its path, without links.
-        descriptor: None if the system cannot address files relative to a folder (Windows).
+    The descriptor is None if the system cannot address files relative to a folder (Windows).
     """
 
     path: Path
@@ -41,12 +39,9 @@ class OpenFolder:
 
 
 def path_below(root: Path, folder: PurePath) -> Path:
-    """Return the real path of a folder below another one. It need not exist.
+    """Return the real path of a folder below another one, which need not exist; OSError if a link leads out of `root`.
 
     Links inside `root` may lead to other folders inside it; `root` itself may be a link.
-
-    Raises:
-        OSError: A link leads out of `root`.
     """
     home = Path(os.path.realpath(root))
     real = Path(os.path.realpath(home / folder))
@@ -57,11 +52,7 @@ def path_below(root: Path, folder: PurePath) -> Path:
 
 @contextmanager
 def opened_below(root: Path, folder: PurePath) -> Iterator[OpenFolder]:
-    """Open a folder below another one; create it if it does not exist.
-
-    Raises:
-        OSError: A link leads out of `root`, or a folder cannot be created or opened.
-    """
+    """Open a folder below another one, as `path_below`; create it if it does not exist."""
     real = path_below(root, folder)
     if not _BY_DESCRIPTOR:
         real.mkdir(parents=True, exist_ok=True)

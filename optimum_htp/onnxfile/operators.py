@@ -171,10 +171,5 @@ def is_quantization(operator: str) -> bool:
 
 
 def number_of_bits(operator: str, integers: Mapping[str, int]) -> int:
-    """Return the number of bits per value of a packed weight.
-
-    Args:
-        operator: One of `PACKED`.
-        integers: Attributes of the node.
-    """
+    """Return the number of bits per value of a weight of an operator in `PACKED`, with the node's attributes."""
     return 4 if operator == "MatMulBnb4" else integers.get("bits") or 4

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +28,7 @@ _SUFFIX: Final = ".onnx"
 
 @dataclass(frozen=True)
 class OutputKind:
-    """A kind of file that commands write.
-
-    Attributes:
-        name: Its name in messages, with an article.
-        is_kind: Whether the content of a non-empty file is of this kind.
-    """
+    """A kind of file that commands write: its name with an article, and whether a non-empty file is of this kind."""
 
     name: str
     is_kind: Callable[[Path], bool]
@@ -59,10 +55,8 @@ def check_output(
     """Return the path of an output, after a check that writing it destroys no other file.
 
     Args:
-        path: The output file.
-        kind: Its kind.
-        inputs: Files that the command reads, including external data of ONNX files. All files in a folder that is
-            listed here are inputs, except those of the kind.
+        inputs: Files that the command reads; their external data belongs to them. All files in a folder that is listed
+            here are inputs, except those of the kind.
         force: Whether to replace a file of another kind. Inputs and ONNX files are never replaced.
 
     Raises:
@@ -107,32 +101,16 @@ def check_output(
 
 
 def refuse_same_outputs(*paths: Path | None) -> None:
-    """Reject one file for two outputs.
-
-    Raises:
-        ProtectedFileError: Two of the paths are the same file.
-    """
-    named = [path for path in paths if path is not None]
-    for at, path in enumerate(named):
-        for other in named[:at]:
-            if _is_same(path, other) or _real(path).casefold() == _real(other).casefold():
-                raise ProtectedFileError(f"{path} is named for two outputs. Name a different file for each.")
+    """Raise ProtectedFileError if two of the outputs are the same file."""
+    for other, path in combinations((path for path in paths if path is not None), 2):
+        if _is_same(path, other) or _real(path).casefold() == _real(other).casefold():
+            raise ProtectedFileError(f"{path} is named for two outputs. Name a different file for each.")
 
 
 def write_document(
-    content: bytes,
-    path: Path,
-    kind: OutputKind,
-    *,
-    inputs: Iterable[str | os.PathLike[str]] = (),
-    force: bool = False,
+    content: bytes, path: Path, kind: OutputKind, *, inputs: Iterable[str | os.PathLike[str]] = (), force: bool = False
 ) -> None:
-    """Write a file completely or not at all; see `check_output`.
-
-    Raises:
-        ProtectedFileError: The existing file must not be replaced.
-        OSError: The file cannot be written. An existing file is unchanged.
-    """
+    """Write a file completely or not at all, after `check_output`."""
     inputs = list(inputs)
 
     @contextmanager

@@ -50,7 +50,7 @@ def planned(
     Archives come last, so that a reader of a remote file need not download them.
     """
     window.begin_pass()
-    changes = None if visit is None and data is None else _Changes(visit or _as_it_is, data)
+    changes = None if visit is None and data is None else _Changes(visit or (lambda known: None), data)
     segments: list[Segment] = []
     entries = {key: property_field(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
     new = sorted(fields.items())
@@ -102,10 +102,6 @@ class _Changes:
     data: MovedData | None
 
 
-def _as_it_is(_: Mapping[str, str]) -> None:
-    """Return None, so that a node is not changed."""
-
-
 _Changed = tuple[int, int, Sequence[Segment]]  # The offsets of a field, and its replacement.
 
 
@@ -133,10 +129,11 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, d
     for part in fields:
         if metadata is not None and part.number == NODE_METADATA:
             made.append((part.start, part.end, ()))
-        elif part.wire_type == LENGTH_DELIMITED and part.number in children and _may_hold_nodes(window, part, kind):
-            inner = _rebuilt(window, part, children[part.number], changes, depth + 1)
-            if inner is not None:
-                made.append((part.start, part.end, inner))
+        elif part.wire_type == LENGTH_DELIMITED and part.number in children:
+            if kind != "node" or may_hold_graph(window, part):
+                inner = _rebuilt(window, part, children[part.number], changes, depth + 1)
+                if inner is not None:
+                    made.append((part.start, part.end, inner))
         elif changes.data is not None and kind == "graph" and part.number == INITIALIZER:
             moved = changes.data.moved(window, part) if part.wire_type == LENGTH_DELIMITED else None
             if moved is not None:
@@ -190,10 +187,6 @@ def _rebuilt_short(
     else:
         content = window.read(payload, end - payload)
     return (encode_bytes_field(number, content + node_entries(tuple(metadata.items()))),)
-
-
-def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:
-    return kind != "node" or may_hold_graph(window, part)
 
 
 @functools.lru_cache(maxsize=128)

@@ -45,7 +45,6 @@ GRAPH_OUTPUT: Final = 12
 _SHORT: Final = 258  # Maximum bytes of a StringStringEntryProto whose two lengths are one byte each.
 _KEY: Final = 1 << 3 | LENGTH_DELIMITED
 _VALUE: Final = 2 << 3 | LENGTH_DELIMITED
-_ARCHIVE: Final = ("hf_", "_zip")  # Start and end of the key of a property whose value is an archive, in base64.
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,8 @@ class ModelHeader:
 
 
 def is_archive(key: str) -> bool:
-    """Whether the value of a property is an archive, by its key. Archives are long, and are read only when needed."""
-    start, end = _ARCHIVE
-    return key.startswith(start) and key.endswith(end)
+    """Whether the value of a property is an archive in base64, by its key. Archives are read only when needed."""
+    return key.startswith("hf_") and key.endswith("_zip")
 
 
 @contextmanager
@@ -119,12 +117,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_header(path: str | os.PathLike[str]) -> ModelHeader:
-    """Return all fields of an ONNX file's ModelProto except the graph. Reads a few kilobytes.
-
-    Raises:
-        OnnxFileNotFoundError: The path does not exist.
-        InvalidOnnxFileError: The file is not an ONNX model.
-    """
+    """Return all fields of an ONNX file's ModelProto except the graph. Reads a few kilobytes."""
     with opened(path) as window:
         return header_of(window)
 
@@ -173,18 +166,16 @@ def header_of(window: ByteWindow) -> ModelHeader:
 
 
 def read_archive(path: str | os.PathLike[str], key: str, limit: int) -> bytes | None:
-    """Return the text of a property whose value is an archive, as it is in the file; None without one.
-
-    Raises:
-        OnnxFileNotFoundError: The path does not exist.
-        InvalidOnnxFileError: The file is not an ONNX model, or the text has more than `limit` bytes.
-    """
+    """Return the text of a property of a file whose value is an archive; see `archive_of`."""
     with opened(path) as window:
         return archive_of(window, key, limit)
 
 
 def archive_of(window: ByteWindow, key: str, limit: int) -> bytes | None:
-    """Return the text of a property whose value is an archive; None if a ModelProto has no such key."""
+    """Return the text of a property whose value is an archive, as it is in the file; None if there is no such key.
+
+    InvalidOnnxFileError if the text has more than `limit` bytes.
+    """
     window.begin_pass()
     found: Field | None = None
     for part in walk(window, 0, window.size):

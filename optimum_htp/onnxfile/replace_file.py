@@ -49,13 +49,10 @@ def replaced_atomically(
     """Write a file that replaces `target` when the block ends without an exception; otherwise it is removed.
 
     If `target` exists, the new file gets its permissions and, if permitted, owner and extended attributes. Its other
-    names (hard links) keep the old content.
+    names (hard links) keep the old content. A new `target` gets the permissions of the file `like`.
 
-    Args:
-        target: The file.
-        like: An existing file whose permissions a new `target` gets.
-        replacing: Entered directly before the replacement and left after it, such as a lock. An exception in it keeps
-            the old file.
+    `replacing`, such as a lock, is entered directly before the replacement and left after it. An exception in it
+    keeps the old file.
     """
     _clear_leftovers(target)
     lock, name = _created(target, 0o600 if like is not None or target.exists() else 0o666)
@@ -87,10 +84,8 @@ def replaced_atomically(
 def _created(target: Path, mode: int) -> tuple[HeldLock, Path | None]:
     """Open a new file in the target's folder and lock it; return its name if it has one.
 
-    Args:
-        target: The file to replace.
-        mode: Its permissions until it has its content, less the umask. Other users must not be able to read a private
-            model while it is written.
+    `mode` are its permissions until it has its content, less the umask. Other users must not be able to read a private
+    model while it is written.
     """
     if hasattr(os, "O_TMPFILE") and Path(_DESCRIPTORS).is_dir():
         with suppress(OSError):  # Not supported by this filesystem.

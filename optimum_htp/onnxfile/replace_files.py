@@ -10,12 +10,17 @@ files are first moved into the output folder, in one step and under a hidden nam
     out/decoder_model.onnx
 
 From this step on, the replacement will be completed: the files are renamed one by one. If the process is killed, the
-next export into the folder continues with the remaining files (`finish_replacement`). If the hidden folder exists, a
+next export into the folder continues with the remaining files (`finish_interrupted`). If the hidden folder exists, a
 reader knows that files next to it may be of two exports (`read_whole`).
+
+A hidden folder of this name may come from another source: a clone, an archive, a shared folder. So it is used only if
+a process of this user wrote it in this place. `files.json` contains the inode number and the change time of each file.
+A copy has others, and no user can set a change time. Any other folder is rejected, and nothing is moved or deleted.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -23,27 +28,30 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Final, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import ModelBeingReplacedError, UnfinishedExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock, locked_for_replacing
 from optimum_htp.onnxfile.inside import opened_below, path_below
-from optimum_htp.onnxfile.pending_files import NEW, SWITCH, files_left, write_list
 from optimum_htp.onnxfile.replace_file import identity_of
+from optimum_htp.parsing import is_inside, parse_json
 
 __all__ = [
     "SWITCH",
     "Watch",
     "files_below",
     "finish_interrupted",
-    "finish_replacement",
+    "is_own",
     "read_whole",
     "replace_files",
     "replacement_is_pending",
     "sync_folders",
 ]
 
+SWITCH: Final = ".optimum-htp.switch"
+_LIST: Final = "files.json"
+_LONGEST_LIST: Final = 1 << 24  # Bytes.
 _ATTEMPTS: Final = 20
 _STALLED: Final = 2.0  # Seconds without a renamed file; a replacement of many files takes milliseconds.
 _LONGEST: Final = 60.0  # Seconds to wait for a replacement in progress.
@@ -90,14 +98,10 @@ class Watch:
 
 
 def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
-    """Read files that belong together, and repeat this if some were replaced meanwhile.
+    """Read files of a folder that belong together, and repeat this if some were replaced meanwhile.
 
-    Args:
-        folder: Their folder.
-        read: Reads them, and records each one in the watch before. Its exception counts if nothing was replaced.
-
-    Raises:
-        ModelBeingReplacedError: The files are of two exports, and this does not end.
+    The function records each file in the watch before it reads it. Its exception counts if nothing was replaced.
+    ModelBeingReplacedError if the files are of two exports, and this does not end.
     """
     cause: Exception | None = None
     for _ in range(_ATTEMPTS):
@@ -105,10 +109,8 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
         if not watch.switching:
             try:
                 result = read(watch)
-            except (
-                Exception
-            ) as error:  # If files changed meanwhile, the exception says nothing about them: they are read again.
-                if watch.undisturbed:
+            except Exception as error:
+                if watch.undisturbed:  # Otherwise, the exception says nothing about the files: they are read again.
                     raise
                 cause = error
             else:
@@ -140,7 +142,7 @@ def _await_end(folder: Path) -> None:
 def _remedy(folder: Path) -> str:
     """Return the next step for a replacement that does not end."""
     try:
-        files_left(folder)
+        _files_left(folder)
     except UnfinishedExportError:
         return f"delete {folder / SWITCH}, which no export of this user left there, and export again"
     return f"one was killed: export again into {folder} to complete it"
@@ -148,25 +150,18 @@ def _remedy(folder: Path) -> str:
 
 def replacement_is_pending(folder: Path) -> bool:
     """Whether the files in a folder are being replaced, or were when the export was killed."""
-    try:
+    with suppress(OSError):
         return stat.S_ISDIR((folder / SWITCH).lstat().st_mode)
-    except OSError:
-        return False
+    return False
 
 
 def replace_files(staged: Path, output: Path) -> None:
-    """Move the files of a staged folder into an output folder whose lock is held.
+    """Move the files of a staged folder into an existing folder whose lock is held.
 
-    Ctrl-C during the replacement takes effect when the replacement is complete.
-
-    Args:
-        staged: Complete and on the disk, on the output's filesystem.
-        output: An existing folder.
-
-    Raises:
-        OSError: A file cannot be moved. Nothing was changed, unless `replacement_is_pending` says so.
+    They are complete and on the disk, on the same filesystem. Ctrl-C during the replacement takes effect when it is
+    complete. After an OSError nothing was changed, unless `replacement_is_pending` says so.
     """
-    finish_replacement(output)
+    _finish_pending(output)
     names = files_below(staged)
     _refuse_immovable(staged, names, output)
     if len(names) == 1:
@@ -174,10 +169,10 @@ def replace_files(staged: Path, output: Path) -> None:
         return
     coming = staged.with_name("switch")
     coming.mkdir(0o700)
-    left = {f"{number}{NEW}": name for number, name in enumerate(names)}
+    left = {f"{number}.new": name for number, name in enumerate(names)}
     for number, name in left.items():
         (staged / name).rename(coming / number)
-    write_list(coming, left)
+    _write_list(coming, left)
     sync_folders([coming])
     try:
         coming.rename(output / SWITCH)
@@ -196,24 +191,16 @@ def replace_files(staged: Path, output: Path) -> None:
 def finish_interrupted(output: Path) -> None:
     """Complete the replacement of a killed export; wait for one that is running.
 
-    Raises:
-        OSError: A file cannot be moved.
-        UnfinishedExportError: The hidden folder is not this user's. Nothing was moved.
+    UnfinishedExportError if the hidden folder is not this user's; nothing was moved.
     """
     if os.path.lexists(output / SWITCH):
         with folder_lock(output):
-            finish_replacement(output)
+            _finish_pending(output)
 
 
-def finish_replacement(output: Path) -> None:
-    """Move the remaining pending files to their places, if there are any. The folder's lock is held.
-
-    Raises:
-        OSError: A file cannot be moved.
-        UnfinishedExportError: The hidden folder is not this user's. Nothing was moved.
-    """
+def _finish_pending(output: Path) -> None:
     if os.path.lexists(output / SWITCH):
-        _finish(output, files_left(output))
+        _finish(output, _files_left(output))
 
 
 def _finish(output: Path, left: Mapping[str, Path]) -> None:
@@ -225,13 +212,7 @@ def _finish(output: Path, left: Mapping[str, Path]) -> None:
 
 
 def _put(source: Path, files: Mapping[str, Path], output: Path) -> None:
-    """Rename files to their places in a folder, one after the other.
-
-    Args:
-        source: Their present folder.
-        files: The target of each, relative to `output`, by its name in `source`.
-        output: The folder.
-    """
+    """Rename the files of a folder, one after the other, to their places relative to another folder."""
     folders = set()
     for name, place in files.items():
         with opened_below(output, place.parent) as home, opened_below(source, Path()) as coming:
@@ -239,6 +220,67 @@ def _put(source: Path, files: Mapping[str, Path], output: Path) -> None:
                 coming.move(name, home, place.name)
             folders.add(home.path)
     sync_folders(folders)
+
+
+def _write_list(coming: Path, left: Mapping[str, Path]) -> None:
+    """Write the list of the pending files with their target paths."""
+    content = {
+        number: {"name": name.as_posix(), "identity": _unforgeable((coming / number).lstat())}
+        for number, name in left.items()
+    }
+    with (coming / _LIST).open("x", encoding="utf-8") as stream:
+        json.dump(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _unforgeable(status: os.stat_result) -> list[int]:
+    return [status.st_ino, status.st_ctime_ns, status.st_size]
+
+
+def _files_left(output: Path) -> dict[str, Path]:
+    """Return the pending files of an export of this user, with their target paths; else UnfinishedExportError."""
+    coming = output / SWITCH
+    left = {}
+    try:
+        names = _own_files(coming)
+        known = _read_list(coming) if names else {}
+        for name in names:
+            place = known[name]["name"]
+            if not is_inside(place) or SWITCH in PurePosixPath(place).parts:
+                raise ValueError(f"{name} does not belong in this folder")
+            if known[name]["identity"] != _unforgeable((coming / name).lstat()):
+                raise ValueError(f"{name} is a copy, or was changed")
+            left[name] = Path(place)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UnfinishedExportError(
+            f"No export of this user left {coming} here ({error or type(error).__name__}). Nothing was moved. Delete "
+            f"{coming} and export again."
+        ) from error
+    return left
+
+
+def _own_files(coming: Path) -> list[str]:
+    """Return the names of the pending files, without the list."""
+    status = coming.lstat()
+    if not stat.S_ISDIR(status.st_mode) or not is_own(status):
+        raise ValueError("it is not a folder of this user")
+    names = sorted(os.listdir(coming))  # noqa: PTH208 - only the names are wanted
+    for name in names:
+        status = (coming / name).lstat()
+        if not stat.S_ISREG(status.st_mode) or not is_own(status) or status.st_nlink > 1:
+            raise ValueError(f"{name} is not a file of this user with a single name")
+    return [name for name in names if name != _LIST]
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Whether a file or folder belongs to this user."""
+    return not hasattr(os, "getuid") or status.st_uid == os.getuid()
+
+
+def _read_list(coming: Path) -> dict[str, Any]:
+    with (coming / _LIST).open("rb") as stream:
+        return dict(parse_json(stream.read(_LONGEST_LIST)))
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -277,8 +319,6 @@ def _refuse_immovable(staged: Path, names: Iterable[Path], output: Path) -> None
 
 def _identity(path: Path) -> tuple[int, ...] | None:
     """Return values that change when a file is replaced; for a folder, when its content changes."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return identity_of(status)
+    with suppress(OSError):
+        return identity_of(path.stat())
+    return None

@@ -25,21 +25,13 @@ _WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def unshared_path(path: str | os.PathLike[str]) -> Path:
-    """Return the real path of a file to write; links are followed.
-
-    Raises:
-        SharedFileError: It is in a shared cache.
-    """
+    """Return the real path of a file to write; SharedFileError if it is in a shared cache."""
     refuse_shared(path)
     return Path(os.path.realpath(path))
 
 
 def refuse_shared(path: str | os.PathLike[str]) -> None:
-    """Reject a file or folder in a shared cache as an output.
-
-    Raises:
-        SharedFileError: It is in one.
-    """
+    """Raise SharedFileError for an output, a file or folder, in a shared cache."""
     link, real = Path(path), Path(os.path.realpath(path))
     if _is_in_store(real) or (link.is_symlink() and _is_foreign_content(link, real)):
         raise SharedFileError(

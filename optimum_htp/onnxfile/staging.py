@@ -24,14 +24,19 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock
-from optimum_htp.onnxfile.pending_files import is_own
-from optimum_htp.onnxfile.replace_files import finish_interrupted, replace_files, replacement_is_pending, sync_folders
+from optimum_htp.onnxfile.replace_files import (
+    finish_interrupted,
+    is_own,
+    replace_files,
+    replacement_is_pending,
+    sync_folders,
+)
 from optimum_htp.onnxfile.shared import refuse_shared
 
 __all__ = ["publish", "staging_folder"]
@@ -73,8 +78,7 @@ def staging_folder(output: Path) -> Iterator[Path]:
 def publish(staged: Path, output: Path) -> None:
     """Move the content of a folder below a staging folder to `output`. Other existing files stay.
 
-    Raises:
-        ExportError: A file cannot be moved. The message contains whether others were.
+    ExportError if a file cannot be moved; the message contains whether others were.
     """
     try:
         _make_ready(staged)
@@ -159,12 +163,11 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _is_own_folder(folder: Path) -> bool:
-    """Whether a folder belongs to this user, and is not a link."""
-    try:
+    """Whether a staging folder belongs to this user, and is not a link."""
+    with suppress(OSError):
         status = folder.lstat()
-    except OSError:
-        return False
-    return bool(_STAGING.fullmatch(folder.name)) and stat.S_ISDIR(status.st_mode) and is_own(status)
+        return bool(_STAGING.fullmatch(folder.name)) and stat.S_ISDIR(status.st_mode) and is_own(status)
+    return False
 
 
 def _staging_parent(output: Path) -> Path:

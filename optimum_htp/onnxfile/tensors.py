@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["TensorSpec", "bits_of", "dtype_name", "integer", "tensor_spec", "as_mapped", "numpy_type"]
+__all__ = ["TensorSpec", "bits_of", "dtype_name", "integer", "integers", "tensor_spec", "as_mapped", "numpy_type"]
 
 Dimension = int | str | None
 
@@ -45,19 +45,7 @@ _DTYPES: Final = {
     25: "uint2",
     26: "int2",
 }
-
-
 _BITS: Final = re.compile(r"\d+")
-
-
-def bits_of(dtype: str) -> int:
-    """Return the bits per element of a type; 0 for strings, which have no fixed length."""
-    if dtype == "bool":
-        return 8
-    match = _BITS.search(dtype)
-    return int(match[0]) if match else 0
-
-
 # Types that numpy does not have are read as unsigned integers of their size; smaller types as packed bytes.
 _AS_BITS: Final = {16: "<u2", 8: "u1"}
 
@@ -80,6 +68,14 @@ class TensorSpec:
         if self.shape is None:
             return text
         return f"{text}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+
+
+def bits_of(dtype: str) -> int:
+    """Return the bits per element of a type; 0 for strings, which have no fixed length."""
+    if dtype == "bool":
+        return 8
+    match = _BITS.search(dtype)
+    return int(match[0]) if match else 0
 
 
 def dtype_name(number: int) -> str:
@@ -109,6 +105,17 @@ def integer(window: ByteWindow, part: Field) -> int:
     """Decode an int64 field."""
     value, _ = window.varint(part.payload, part.end)
     return value - (1 << 64) if value >> 63 else value  # int64: two's complement
+
+
+def integers(window: ByteWindow, part: Field) -> Iterator[int]:
+    """Yield the values of a repeated integer field, packed or not."""
+    if part.wire_type == VARINT:
+        yield integer(window, part)
+    elif part.wire_type == LENGTH_DELIMITED:
+        position = part.payload
+        while position < part.end:
+            value, position = window.varint(position, part.end)
+            yield value
 
 
 def _dimension(window: ByteWindow, part: Field) -> Dimension:

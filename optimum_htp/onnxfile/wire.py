@@ -12,15 +12,7 @@ from typing import Final, NamedTuple
 
 from optimum_htp.errors import InvalidOnnxFileError
 
-__all__ = [
-    "LENGTH_DELIMITED",
-    "MAX_TEXT_BYTES",
-    "ByteWindow",
-    "Field",
-    "encode_bytes_field",
-    "encode_varint",
-    "walk",
-]
+__all__ = ["LENGTH_DELIMITED", "MAX_TEXT_BYTES", "ByteWindow", "Field", "encode_bytes_field", "encode_varint", "walk"]
 
 VARINT: Final = 0
 FIXED64: Final = 1
@@ -52,7 +44,7 @@ class ByteWindow:
     """Random access to a local or remote file through a small buffer, so that walking it touches few pages.
 
     Args:
-        fetch: Returns at most a number of bytes at an offset; fewer only at the end of the file.
+        fetch: Returns, for an offset and a length, the bytes of the file; fewer only at its end.
         name: Name of the file in errors.
         size: Length of the file in bytes.
         chunk: Bytes to read at a time.
@@ -92,11 +84,7 @@ class ByteWindow:
         self._allowed += min(message.end - message.payload, _ALLOWED_EACH)
 
     def read(self, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start`.
-
-        Raises:
-            InvalidOnnxFileError: The file ends before.
-        """
+        """Return `length` bytes from `start`; InvalidOnnxFileError if the file ends before."""
         offset = start - self._offset
         if offset < 0 or offset + length > len(self._buffer):
             self._buffer = self._fetch(start, max(length, min(self.chunk, self.size - start)))
@@ -112,11 +100,7 @@ class ByteWindow:
         return self._buffer, self._offset
 
     def text(self, field: Field) -> str:
-        """Decode a string field.
-
-        Raises:
-            InvalidOnnxFileError: It is not UTF-8, or there is too much text.
-        """
+        """Decode a string field, which must be UTF-8, and count it."""
         length = field.end - field.payload
         self.count_text(length)
         try:
@@ -125,11 +109,7 @@ class ByteWindow:
             raise self.invalid(f"the text at byte {field.payload} is not UTF-8") from error
 
     def count_text(self, length: int) -> None:
-        """Count decoded bytes of text.
-
-        Raises:
-            InvalidOnnxFileError: The total in this pass exceeds the limit.
-        """
+        """Count decoded bytes of text; InvalidOnnxFileError if the total in this pass exceeds the limit."""
         self._texts += length
         if self._texts > self._allowed:
             raise self.invalid(f"it has more than {MAX_TEXT_BYTES >> 20} MiB of text")
@@ -156,11 +136,7 @@ class ByteWindow:
 
 
 def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message between two offsets of a file.
-
-    Raises:
-        InvalidOnnxFileError: A tag, length or varint is malformed, or a field extends beyond `end`.
-    """
+    """Yield the fields of the message between two offsets of a file. No field may extend beyond `end`."""
     position, new = start, tuple.__new__  # Takes half the time of the named tuple's own constructor.
     while position < end:
         # Most fields have a tag of one byte and a length of one or two, or a number of one byte: decoded here.

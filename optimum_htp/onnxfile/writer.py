@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from optimum_htp.errors import FileChangedError, OnnxWriteError
 from optimum_htp.onnxfile import reader
@@ -32,49 +32,10 @@ __all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrit
 _CHUNK: Final = 1 << 16
 
 
-def rewrite_model(
-    path: str | os.PathLike[str],
-    *,
-    metadata: Mapping[str, str] | None = None,
-    drop: Callable[[str], bool] = lambda key: False,
-    nodes: NodeVisitor | None = None,
-    ir_version: int | None = None,
-    output: str | os.PathLike[str] | None = None,
-    external_data: bool = False,
-    **texts: str | None,
-) -> None:
-    """Set metadata and header fields of an ONNX file; every other byte stays the same.
-
-    Args:
-        path: The file. A link is followed; its target is replaced.
-        metadata: Model-level properties to set. Properties of the same key are replaced. Archives (`is_archive`) come
-            last in the file.
-        drop: Whether to remove the model-level property with a key.
-        nodes: Called for every node, including those of subgraphs and functions, in order of the file.
-        ir_version: New IR version.
-        output: The output file, if not in place; the file at `path` is then unchanged.
-        external_data: Whether to move large initializers to a new file next to the model, `<model>_data`.
-        **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; None removes the field.
-
-    Raises:
-        OnnxFileNotFoundError: The path does not exist.
-        InvalidOnnxFileError: The file is not an ONNX model.
-        ProtectedFileError: The output exists and is not an ONNX file, or is this file under another name.
-        FileChangedError: The file was replaced or changed while it was read. Nothing was written.
-        SharedFileError: The file is in a shared cache, such as the Hub's. Nothing was written.
-        FileTooLargeError: The new file would have more than 2 GiB. Nothing was written.
-        OnnxWriteError: The new file cannot be written. The old one is unchanged.
-    """
+def rewrite_model(path: str | os.PathLike[str], **changes: Any) -> None:
+    """Change an ONNX file; the changes are the arguments of `OpenModel.rewrite`."""
     with OpenModel.at(path) as model:
-        model.rewrite(
-            metadata=metadata,
-            drop=drop,
-            nodes=nodes,
-            ir_version=ir_version,
-            output=output,
-            external_data=external_data,
-            texts=texts,
-        )
+        model.rewrite(**changes)
 
 
 class OpenModel:
@@ -96,12 +57,7 @@ class OpenModel:
     @classmethod
     @contextmanager
     def at(cls, path: str | os.PathLike[str]) -> Iterator[OpenModel]:
-        """Open a file.
-
-        Raises:
-            OnnxFileNotFoundError: The path does not exist.
-            OnnxReadError, InvalidOnnxFileError: The file cannot be read, or is not an ONNX model.
-        """
+        """Open a file. A link is followed; its target is replaced. Exceptions are those of `reader.opened`."""
         with ExitStack() as reading:
             source = Path(os.path.realpath(path))
             yield cls(source, reading.enter_context(reader.opened(source)), reading, path)
@@ -128,9 +84,26 @@ class OpenModel:
         external_data: bool = False,
         texts: Mapping[str, str | None] = MappingProxyType({}),
     ) -> None:
-        """Write the new file and close it. Arguments and exceptions are those of `rewrite_model`.
+        """Set metadata and header fields, and close the file; every other byte stays the same.
 
         If nothing would change in place, nothing is written.
+
+        Args:
+            metadata: Model-level properties to set. Properties of the same key are replaced. Archives (`is_archive`)
+                come last in the file.
+            drop: Whether to remove the model-level property with a key.
+            nodes: Called for every node, including those of subgraphs and functions, in order of the file.
+            output: The output file, if not in place; the old file is then unchanged.
+            external_data: Whether to move large initializers to a new file next to the model, `<model>_data`.
+            texts: New values of the fields in `TEXT_FIELDS`; None removes the field.
+
+        Raises:
+            InvalidOnnxFileError: The file is not an ONNX model.
+            ProtectedFileError: The output exists and is not an ONNX file, or is this file under another name.
+            FileChangedError: The file was replaced or changed while it was read. Nothing was written.
+            SharedFileError: The file is in a shared cache, such as the Hub's. Nothing was written.
+            FileTooLargeError: The new file would have more than 2 GiB. Nothing was written.
+            OnnxWriteError: The new file cannot be written. The old one is unchanged.
         """
         target = self.path if output is None else Path(os.path.realpath(output))
         if target != self.path:

@@ -25,8 +25,8 @@ from optimum_htp.errors import (
     MetadataError,
     MismatchError,
 )
+from optimum_htp.fit.blueprint import Parameters, parameters_of
 from optimum_htp.fit.graphs import graph_mismatch
-from optimum_htp.fit.parameters import Parameters, parameters_of
 from optimum_htp.hierarchy.traces import warn_of_traces
 from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.libraries.names import EXPORT_MANIFEST

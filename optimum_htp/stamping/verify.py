@@ -25,8 +25,8 @@ from optimum_htp.errors import (
     ModelNotFoundError,
     OptimumHTPError,
 )
+from optimum_htp.fit.blueprint import Parameters, parameters_of
 from optimum_htp.fit.graphs import graph_fit, task_fit
-from optimum_htp.fit.parameters import Parameters, parameters_of
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.repo_files import read_json

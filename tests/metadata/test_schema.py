@@ -10,7 +10,7 @@ import pytest
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.metadata import EMBEDDED_ZIP, ExportMetadata
-from optimum_htp.metadata.keys import FILE_KEYS
+from optimum_htp.metadata.kinds import FILE_KEYS
 from optimum_htp.metadata.record import KEYS
 from optimum_htp.onnxfile import read_archive, read_metadata
 from tests.support import format

@@ -76,8 +76,7 @@ def test_rewriting_changes_the_header_and_nothing_else(file, model):
         file,
         metadata={"hf_task": "fill-mask"},
         drop=lambda key: key.startswith("hf_"),
-        producer_name="ours",
-        doc_string="what it is",
+        texts={"producer_name": "ours", "doc_string": "what it is"},
     )
     written = onnx.load(file)
     onnx.checker.check_model(written, full_check=True)

@@ -66,7 +66,7 @@ def test_writing_agrees_with_onnx(model, added, tags, version, path):
         drop=lambda key: key.startswith("a"),
         nodes=lambda known: {**known, **tags} if next(turn) % 2 else None,
         ir_version=version,
-        doc_string="new",
+        texts={"doc_string": "new"},
     )
     kept = [e for e in model.metadata_props if e.key not in added and not e.key.startswith("a")]
     kept = [(e.key, e.value) for e in kept]

@@ -120,7 +120,7 @@ def test_parallel_writers_leave_a_complete_file(tmp_path):
         written = 0
         for _ in range(10):
             with suppress(FileChangedError):  # another process was faster: its change is kept
-                rewrite_model(path, metadata={"k": "v" * number}, producer_name="p" * (number * 7))
+                rewrite_model(path, metadata={"k": "v" * number}, texts={"producer_name": "p" * (number * 7)})
                 written += 1
         return written
 

@@ -164,9 +164,8 @@ def test_header_of_an_injected_file_is_for_people(plain_bert, access):
 
 def test_values_of_other_tools_are_kept_and_restored(plain_bert, access):
     mine = {"model_author": "ACME", "model_license": "proprietary"}
-    rewrite_model(
-        plain_bert, metadata=mine, producer_name="ONNX Optimizer", producer_version="1.2", doc_string="Mine."
-    )
+    texts = {"producer_name": "ONNX Optimizer", "producer_version": "1.2", "doc_string": "Mine."}
+    rewrite_model(plain_bert, metadata=mine, texts=texts)
     before = onnx.load(plain_bert)
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     assert {key: read_metadata(plain_bert)[key] for key in mine} == mine

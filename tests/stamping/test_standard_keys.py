@@ -61,7 +61,7 @@ def test_stamp_of_a_local_model_leaves_no_claim_of_the_one_before(plain_bert, mo
 
 
 def test_domain_of_other_tools_is_kept(plain_bert, model_folder, access):
-    rewrite_model(plain_bert, domain="org.acme")
+    rewrite_model(plain_bert, texts={"domain": "org.acme"})
     for model in ("tiny/bert", model_folder("bert")):
         inject_hub_metadata(plain_bert, model, access=access)
         assert read_header(plain_bert).domain == "org.acme"

@@ -145,10 +145,11 @@ def test_strip_restores_files_of_any_producer(number, plain_bert, model_folder, 
 
 
 def test_strip_does_not_overwrite_later_changes(plain_bert, access):
-    rewrite_model(plain_bert, metadata={"hf_task": "theirs"}, producer_name="first", ir_version=8)
+    rewrite_model(plain_bert, metadata={"hf_task": "theirs"}, texts={"producer_name": "first"}, ir_version=8)
     tag_file(plain_bert)
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
-    rewrite_model(plain_bert, producer_name="second", producer_version=None, doc_string="Mine.", ir_version=11)
+    texts = {"producer_name": "second", "producer_version": None, "doc_string": "Mine."}
+    rewrite_model(plain_bert, texts=texts, ir_version=11)
     strip_metadata(plain_bert)
     header = read_header(plain_bert)
     assert (header.producer_name, header.producer_version, header.doc_string) == ("second", "", "Mine.")
@@ -156,7 +157,7 @@ def test_strip_does_not_overwrite_later_changes(plain_bert, access):
 
 
 def test_file_stamped_without_a_note_gets_its_producer_restored(plain_bert, access):
-    rewrite_model(plain_bert, producer_name="tf2onnx", producer_version="1.16.1 15c810")
+    rewrite_model(plain_bert, texts={"producer_name": "tf2onnx", "producer_version": "1.16.1 15c810"})
     before = plain_bert.read_bytes()
     for again in (False, True):
         inject_hub_metadata(plain_bert, "tiny/bert", access=access)

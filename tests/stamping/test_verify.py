@@ -220,7 +220,7 @@ def test_each_skipped_check_has_a_reason(exported, published, model_folder, hub,
 
 def test_shapes_of_weights_are_remembered_per_token_without_failures(hub, model_folder, tmp_path, monkeypatch):
     from optimum_htp.caching import forget
-    from optimum_htp.fit.parameters import parameters_of
+    from optimum_htp.fit.blueprint import parameters_of
     from optimum_htp.hubs import HubAccess
 
     forget()

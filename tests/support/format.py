@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optimum_htp
-from optimum_htp.metadata.keys import FILE_KEYS, PREFIX, Key
+from optimum_htp.metadata.kinds import FILE_KEYS, PREFIX, Key
 from optimum_htp.metadata.record import KEYS
 
 _PACKAGE = Path(optimum_htp.__file__).parent

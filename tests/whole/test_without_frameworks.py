@@ -10,9 +10,8 @@ import pytest
 
 from optimum_htp import inject_hub_metadata, verify_metadata
 from optimum_htp.caching import forget
-from optimum_htp.fit.blueprint import blueprint_of_parameters
+from optimum_htp.fit.blueprint import blueprint_of_parameters, parameters_of
 from optimum_htp.fit.graphs import _mismatch
-from optimum_htp.fit.parameters import parameters_of
 from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.stamping.verify import Status
