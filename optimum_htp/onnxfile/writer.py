@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from optimum_htp.errors import FileChangedError, OnnxWriteError
 from optimum_htp.onnxfile import reader
@@ -32,10 +32,28 @@ __all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrit
 _CHUNK: Final = 1 << 16
 
 
-def rewrite_model(path: str | os.PathLike[str], **changes: Any) -> None:
-    """Change an ONNX file; the changes are the arguments of `OpenModel.rewrite`."""
+def rewrite_model(
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    drop: Callable[[str], bool] = lambda key: False,
+    nodes: NodeVisitor | None = None,
+    ir_version: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    external_data: bool = False,
+    texts: Mapping[str, str | None] = MappingProxyType({}),
+) -> None:
+    """Change an ONNX file. Arguments and exceptions are those of `OpenModel.at` and `OpenModel.rewrite`."""
     with OpenModel.at(path) as model:
-        model.rewrite(**changes)
+        model.rewrite(
+            metadata=metadata,
+            drop=drop,
+            nodes=nodes,
+            ir_version=ir_version,
+            output=output,
+            external_data=external_data,
+            texts=texts,
+        )
 
 
 class OpenModel:
