@@ -19,10 +19,9 @@ from filelock import FileLock
 
 from optimum_htp import HFHubConfigLoader, HTPExporter
 from optimum_htp.errors import OutputError
-from optimum_htp.extras.batch.child_process import call_in_child
 from optimum_htp.extras.batch.jobs import Job, State
 from optimum_htp.extras.batch.outputs import Folder
-from optimum_htp.extras.batch.processes import ProcessExecutor
+from optimum_htp.extras.batch.processes import ProcessExecutor, call_in_child
 from optimum_htp.extras.batch.runs import run_batch
 from optimum_htp.extras.batch.work import JobResult, written_names
 from optimum_htp.hubs import HubAccess

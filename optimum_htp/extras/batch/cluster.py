@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from optimum_htp.errors import ClusterError, JobError, JobLostError, MissingDependencyError
-from optimum_htp.extras.batch.child_process import call_in_child
+from optimum_htp.extras.batch.processes import call_in_child
 from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.parsing import parse_json
 from optimum_htp.version import __version__

@@ -1,5 +1,7 @@
 """Targets of the exports of a batch: a folder, or any location that fsspec can write to (`s3://bucket/prefix`).
 
+Exports in a folder can also be pushed, each to a separate repo.
+
 Each export is written to a folder. For a location, the files of a complete export are then copied. A marker file
 (`.optimum-htp.json`: commit, names, sizes, digests) is deleted before and written last, so files of a killed job are
 ignored. The copying machine uses its own credentials.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from optimum_htp.errors import ArgumentError, OptimumHTPError, OutputError
 from optimum_htp.extras.batch.jobs import State
-from optimum_htp.extras.batch.journal import is_entry
+from optimum_htp.extras.batch.records import is_entry
 from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile.canonical import sha256_of, sha256_of_file
@@ -26,8 +28,9 @@ from optimum_htp.parsing import parse_json
 
 if TYPE_CHECKING:
     from optimum_htp.extras.batch.jobs import Job
+    from optimum_htp.hubs.base import HubAccess
 
-__all__ = ["MARKER", "Folder", "Location", "Output", "output_at"]
+__all__ = ["MARKER", "Folder", "Location", "Output", "Pushes", "output_at", "repos_of"]
 
 MARKER: Final = ".optimum-htp.json"
 _STORES: Final = ("s3://", "gs://", "gcs://", "az://", "abfs://")  # have no folders; makedirs would create a bucket
@@ -246,3 +249,54 @@ def _faults_of(url: str) -> Iterator[None]:
             f"{url} cannot be used: {type(error).__name__}: {error}. Check that it exists, and the credentials "
             "of this machine."
         ) from error
+
+
+@dataclass(frozen=True)
+class Pushes:
+    """Pushes the exports of a batch from its root folder to the repo of each, with the options of `push`."""
+
+    root: Path
+    repos: Mapping[str, str]
+    access: HubAccess
+    private: bool | None
+    create_pr: bool
+    layout: str
+
+    def asked(self, job: Job) -> dict[str, Any]:
+        """Return the options of a push; an earlier push with equal options is not repeated."""
+        return {"repo": self.repos[job.output], "layout": self.layout, "create_pr": self.create_pr}
+
+    def push(self, job: Job) -> dict[str, Any]:
+        """Push the export of a job; return the entry for the journal."""
+        from optimum_htp.extras.push.pushing import push
+
+        done = push(
+            [self.root / job.output],
+            self.repos[job.output],
+            private=self.private,
+            create_pr=self.create_pr,
+            layout=self.layout,
+            access=self.access,
+        )
+        return {"repo": done.repo_id, "commit": done.commit, "url": done.url}
+
+
+def repos_of(jobs: Sequence[Job], form: str) -> dict[str, str]:
+    """Return the repo of each export, by its folder.
+
+    The form contains `{name}` and optionally `{org}`; an owner alone means `OWNER/{name}-onnx`.
+
+    Raises:
+        ArgumentError: Two models have the same repo.
+    """
+    form = form if "/" in form else f"{form}/{{name}}-onnx"
+    repos: dict[str, str] = {}
+    for job in jobs:
+        org, _, name = job.output.replace("@", "-").rpartition("/")
+        repo = form.replace("{name}", name).replace("{org}", org.replace("/", "-"))
+        if repo in repos.values():
+            raise ArgumentError(
+                f"Two models would be pushed to {repo}. Pass a pattern with {{org}} and {{name}} to --push-to-hub."
+            )
+        repos[job.output] = repo
+    return repos

@@ -2,17 +2,21 @@
 
 The next models are downloaded while the present ones are exported. The journal records the results. A second run reads
 the journal, requests the present commits from the Hub, and exports the rest. If a model fails, the others continue.
+
+If a Hub limits requests, all jobs wait as long as it requires, and then continue. Commands for one model fail instead,
+if the wait is longer than `OPTIMUM_HTP_TIMEOUT`.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -23,13 +27,12 @@ from optimum_htp.errors import (
     OptimumHTPError,
     OutputError,
     ProtectedFileError,
+    RateLimitedError,
 )
 from optimum_htp.extras.batch.jobs import Job, State, is_as_asked
-from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
-from optimum_htp.extras.batch.limit import Limit
-from optimum_htp.extras.batch.outputs import Folder, Output
-from optimum_htp.extras.batch.pushes import Pushes
-from optimum_htp.extras.batch.work import Export, JobResult, export_job, fetch_job
+from optimum_htp.extras.batch.outputs import Folder, Output, Pushes
+from optimum_htp.extras.batch.records import JOURNAL_FILE, Journal
+from optimum_htp.extras.batch.work import A_MINUTE, Export, JobResult, export_job, fetch_job
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads, result_of
 from optimum_htp.masking import get_logger
@@ -37,12 +40,56 @@ from optimum_htp.onnxfile.inside import path_below
 from optimum_htp.onnxfile.outputs import check_output, refuse_same_outputs
 from optimum_htp.stamping.manifests import MANIFEST, WrittenFile
 
-__all__ = ["JOURNAL", "check_outputs", "run_batch"]
+__all__ = ["JOURNAL", "Limit", "check_outputs", "run_batch"]
 
 logger = get_logger(__name__)
 
 JOURNAL: Final = "batch.jsonl"
 _GRACE: Final = 1.0  # seconds to record results after an interruption
+_MOST_WAITS: Final = 20  # per request
+
+T = TypeVar("T")
+
+
+class Limit:
+    """The time before which no job of a batch may send a request. All jobs share it."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._ended = threading.Event()
+
+    def kept(self, ask: Callable[[], T], asked_to_wait: Callable[[T], float | None] = lambda result: None) -> T:
+        """Return the result of a request; repeat it after each wait that the Hub requires.
+
+        `asked_to_wait` returns the seconds to wait from a result, for a request that raises no `RateLimitedError`.
+        """
+        for _ in range(_MOST_WAITS):
+            self._wait()
+            try:
+                result = ask()
+                seconds = asked_to_wait(result)
+                if seconds is None:
+                    return result
+            except RateLimitedError as error:
+                seconds = error.retry_after or A_MINUTE
+            self._hold(seconds)
+        self._wait()
+        return ask()
+
+    def end(self) -> None:
+        """End all waits."""
+        self._ended.set()
+
+    def _hold(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        if until > self._until + 1:
+            logger.warning("The Hub limits requests: all models wait %.0f s.", seconds)
+        self._until = max(self._until, until)
+
+    def _wait(self) -> None:
+        """Return when requests are allowed, or the batch is interrupted."""
+        while (left := self._until - time.monotonic()) > 0 and not self._ended.wait(left):
+            pass
 
 
 @dataclass(frozen=True)
@@ -69,15 +116,7 @@ def check_outputs(
     inputs: Sequence[str] = (),
     force: bool = False,
 ) -> None:
-    """Reject a journal or a manifest that would replace another file, or that is in the folder of an export.
-
-    Args:
-        jobs: The jobs.
-        output: Target of the exports.
-        journal: The journal.
-        manifest: The manifest, if one is written.
-        inputs: The list or manifest of the jobs.
-        force: Whether to replace files of other kinds.
+    """Reject a journal or a manifest that would replace an input or another file, or that is in an export's folder.
 
     Raises:
         ProtectedFileError: The journal or the manifest is rejected.
@@ -111,18 +150,12 @@ def run_batch(
     on_result: Callable[[Job, JobResult], None] = lambda job, outcome: None,
     limit: Limit | None = None,
 ) -> dict[str, JobResult]:
-    """Export models, and record the results in a journal.
+    """Export models, and record the results in a journal. An existing journal is read and extended.
 
     Args:
-        jobs: The jobs.
-        output: Target of the exports, with one folder per job.
-        journal: File of the results. An existing journal is read and extended.
-        access: How to reach the Hub.
-        exports: Executor of the exports; it limits their number.
-        downloads: Executor of the downloads, for example threads of this process.
+        exports: Executor of the exports; it limits their number. It calls `export`.
+        downloads: Executor of the downloads, for example threads of this process. It calls `fetch`.
         ahead: Maximum number of models that are downloaded and not exported yet.
-        export: Exports a model; called in the processes of `exports`.
-        fetch: Downloads the files of a model.
         retry_failed: Whether to export models again that failed in an earlier run.
         read_standing: Whether to read existing files, and to export models again if a digest differs from the journal.
             Otherwise, names, sizes and commits are compared.
@@ -132,10 +165,10 @@ def run_batch(
         limit: The rate limits that the Hub has reported so far.
 
     Returns:
-        The result of each job, by its folder.
+        The results, by the output folder of the job.
 
     Raises:
-        ArgumentError: Another batch writes to this journal.
+        ArgumentError: Another batch writes to the journal.
         ProtectedFileError: The journal is a file of another kind, or a link out of its folder.
     """
     check_output(journal, JOURNAL_FILE, force=force)
@@ -240,7 +273,7 @@ def _exported(job: Job, batch: _Batch) -> JobResult:
     try:
         batch.output.confirm(job, outcome.to_entry())
     except OutputError as error:
-        return JobResult(state=State.FAILED, error=type(error).__name__, message=str(error))
+        return JobResult.failed(error)
     return outcome
 
 
@@ -278,6 +311,6 @@ def _ended(future: Future[JobResult]) -> JobResult:
     try:
         return future.result()
     except JobLostError as error:
-        return JobResult(state=State.CRASHED, error=type(error).__name__, message=str(error))
+        return JobResult.failed(error, state=State.CRASHED)
     except JobError as error:
-        return JobResult(state=State.FAILED, error=type(error).__name__, message=str(error))
+        return JobResult.failed(error)
