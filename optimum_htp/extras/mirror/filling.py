@@ -6,7 +6,7 @@ finished files, and the next run resumes after them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -52,22 +52,10 @@ class Mirrored:
     size: int
 
 
-def mirror_model(
-    model: str,
-    url: str,
-    access: HubAccess,
-    *,
-    weights: bool = False,
-    put: Callable[[str, int], object] = lambda name, size: None,
-) -> Mirrored:
-    """Copy the missing files of a commit to a mirror.
+def mirror_model(model: str, url: str, access: HubAccess, *, weights: bool = False) -> Mirrored:
+    """Copy the missing files of a commit to a mirror, given as in `OPTIMUM_HTP_MIRRORS`.
 
-    Args:
-        model: A model of a Hub (optionally with `@revision`), or an ONNX file with a record.
-        url: The mirror, as in `OPTIMUM_HTP_MIRRORS`.
-        access: How to reach the Hub.
-        weights: Whether to copy the weights, too.
-        put: Called with name and size of each copied file.
+    The model is one of a Hub (optionally with `@revision`), or an ONNX file with a record.
 
     Raises:
         ArgumentError: The model is a local model.
@@ -99,7 +87,6 @@ def mirror_model(
                 finished[name] = digest
                 _write(place, place.path(wanted, _FINISHED), replace(wanted, files=finished).to_json())
             added[name] = digest
-            put(name, digest.size)
         if added or known is wanted:
             known = replace(known, commit_files=wanted.commit_files, files={**known.files, **added})
             _write(place, place.path(wanted, MANIFEST), known.to_json())

@@ -35,7 +35,7 @@ from optimum_htp.version import __version__
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-__all__ = ["CARD", "Commit", "Target", "commit_files", "look_at"]
+__all__ = ["CARD", "PushResult", "Target", "commit_files", "look_at"]
 
 logger = get_logger(__name__)
 
@@ -65,34 +65,26 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """A created commit.
+class PushResult:
+    """Result of a push.
 
     Attributes:
         repo_id: The repo.
         commit: Full commit.
-        url: Page of the commit.
-        pr_url: Page of the pull request, or None.
+        url: Page of the commit or of the pull request.
+        files: Names of the pushed files in the repo.
         changed: Whether a commit was created; False if the repo already had these files.
     """
 
     repo_id: str
     commit: str
     url: str
-    pr_url: str | None = None
+    files: tuple[str, ...]
     changed: bool = True
 
 
 def look_at(repo_id: str, token: str | bool | None = None) -> Target:
-    """Return the present state of a repo.
-
-    Args:
-        repo_id: The repo; without an owner, a repo of the user.
-        token: Bearer token; None for the token of the environment or of the saved login.
-
-    Raises:
-        HFHubIntegrationError: The Hub cannot be reached or rejects the token; the subclass is the reason.
-    """
+    """Return the present state of a repo; without an owner, of a repo of the user."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -129,21 +121,11 @@ def commit_files(
     private: bool | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
-) -> Commit:
-    """Write files to a repo in one commit; create the repo if it does not exist.
+) -> PushResult:
+    """Write files, by their name in the repo, in one commit; create the repo if it does not exist.
 
-    Args:
-        target: The state of the repo. If it has changed since, nothing is written.
-        files: The files, by name in the repo.
-        message: First line of the message of the commit.
-        private: Whether a new repo is private; None for the default of the owner.
-        create_pr: Whether to open a pull request instead of writing to the main branch.
-        token: Bearer token.
-
-    Raises:
-        AccessDeniedError: The token has no write access.
-        PushError: The Hub rejects the files, or the repo has changed. Nothing was written.
-        HFHubIntegrationError: The Hub cannot be reached; the subclass is the reason.
+    If the repo has changed since `look_at`, nothing is written. `private` concerns a new repo; None is the default of
+    its owner.
     """
     from huggingface_hub import CommitOperationAdd
 
@@ -162,7 +144,8 @@ def commit_files(
             parent_commit=target.commit,
         )
         done = _transferred(target.repo_id, commit)
-    return Commit(target.repo_id, done.oid, str(done.commit_url), done.pr_url, done.oid != target.commit)
+    url = done.pr_url or str(done.commit_url)
+    return PushResult(target.repo_id, done.oid, url, tuple(sorted(files)), changed=done.oid != target.commit)
 
 
 def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
