@@ -119,7 +119,7 @@ class BatchCommand(Command):
         from optimum_htp.extras.batch.jobs import refuse_ambiguous
         from optimum_htp.extras.batch.outputs import Folder, output_at
         from optimum_htp.extras.batch.records import compared, differences, manifest_of
-        from optimum_htp.extras.batch.runs import JOURNAL, Limit, check_outputs, run_batch
+        from optimum_htp.extras.batch.runs import JOURNAL, Batch, Limit, check_outputs
         from optimum_htp.extras.batch.work import fetch_job, locate_job
         from optimum_htp.hubs.base import HubAccess
         from optimum_htp.hubs.daemons import DaemonThreads
@@ -159,8 +159,7 @@ class BatchCommand(Command):
                 bar.set_postfix_str(printable(job.output), refresh=False)
                 bar.update()
 
-            run_batch(
-                jobs,
+            Batch(
                 output,
                 journal,
                 access=access if self.args.dask is None else HubAccess(local_files_only=access.local_files_only),
@@ -175,7 +174,7 @@ class BatchCommand(Command):
                 force=self.args.force,
                 on_result=record,
                 limit=limit,
-            )
+            ).run(jobs)
         if self.args.manifest is not None and isinstance(output, Folder):
             manifest_of(jobs, outcomes, output.root).write(self.args.manifest, force=self.args.force)
         different = [] if reproduced is None else differences(reproduced, outcomes)

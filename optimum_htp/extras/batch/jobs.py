@@ -73,14 +73,10 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """A model to export.
+    """A model to export: its repo id or folder, and the arguments of `HTPExporter.export`.
 
     Attributes:
-        model: Repo id or folder.
-        revision: Branch, tag, commit or `refs/pr/N`; None for the default branch.
         output: Folder of the export, relative to that of the batch; unique in a batch.
-        task: Optimum task; `auto` infers it.
-        options: Further arguments of `HTPExporter.export`.
         commit: The commit to export; None for the present commit of the revision.
         of_hub: Whether the model is on a Hub, even if a local folder has the same name.
     """

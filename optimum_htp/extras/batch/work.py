@@ -69,14 +69,9 @@ class JobResult:
     """The result of a job.
 
     Attributes:
-        state: Its state.
         commit: Commit that was exported, None for a local model.
-        task: Optimum task that was exported.
-        asked: Task of the job, such as `auto`.
-        options: Options that change the files. None if they are unknown.
-        versions: Versions of the exporting packages, by distribution. None if they are unknown.
-        files: The written files.
-        seconds: Wall time.
+        task, asked: Optimum task that was exported, and the task of the job, such as `auto`.
+        options, versions: Options that change the files, and the exporting packages. None if they are unknown.
         peak_memory: Peak of the resident memory of the process, in bytes.
         error: Class name of the exception of a failed job.
         message: What happened, and the next step.

@@ -69,14 +69,7 @@ _BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The result of `write_endpoint`.
-
-    Attributes:
-        folder: The folder.
-        task: The task of the pipeline; `sentence-similarity` for sentence embeddings.
-        files: Names of the written files.
-        reason: Why it needs PyTorch; None if it does not.
-    """
+    """The result of `write_endpoint`: the task of its pipeline, and why it needs PyTorch; None if it does not."""
 
     folder: Path
     task: str

@@ -35,15 +35,7 @@ _FINISHED: Final = ".optimum-htp.part.json"
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The files of a commit on a mirror.
-
-    Attributes:
-        reference: Name of the model.
-        commit: Full commit.
-        files: Names of all files of the commit on the mirror.
-        added: Names of the files that this run copied.
-        size: Size of these, in bytes.
-    """
+    """The files of a commit on a mirror: those that this run added, with their size in bytes, and all."""
 
     reference: str
     commit: str

@@ -49,13 +49,9 @@ _BAD_REQUEST: Final = 400
 
 @dataclass(frozen=True)
 class Target:
-    """The present state of a repo to write to.
+    """The present state of a repo to write to: the commit of its main branch, its model card, and its files.
 
-    Attributes:
-        repo_id: Repo id with the owner.
-        commit: Commit of its main branch; None if the repo does not exist or is not visible.
-        card: Its model card, or None.
-        files: Names of its files.
+    The commit is None if the repo does not exist or is not visible.
     """
 
     repo_id: str
@@ -66,14 +62,9 @@ class Target:
 
 @dataclass(frozen=True)
 class PushResult:
-    """Result of a push.
+    """Result of a push: the full commit, its page or that of the pull request, and the names of the files in the repo.
 
-    Attributes:
-        repo_id: The repo.
-        commit: Full commit.
-        url: Page of the commit or of the pull request.
-        files: Names of the pushed files in the repo.
-        changed: Whether a commit was created; False if the repo already had these files.
+    `changed` is False if the repo already had these files, so that no commit was created.
     """
 
     repo_id: str
