@@ -41,11 +41,6 @@ def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[O
     """Return the ONNX files of paths (files, and folders of them), each with the other parts of its model.
 
     Hidden files are skipped. `watch` records the files, to detect changes.
-
-    Raises:
-        OnnxFileNotFoundError: No file was found; `MissingSiblingError` if a part of a model is missing.
-        InvalidOnnxFileError: A file is damaged, or has external data outside its folder.
-        MetadataError: A file has no record.
     """
     found: dict[Path, OnnxFile] = {}
     for given in (absolute(Path(path)) for path in paths):
@@ -79,9 +74,6 @@ def refuse_link_out(path: Path, folder: Path, files: Sequence[OnnxFile]) -> None
     """Reject a file that is a link to another folder, because its target can be a secret.
 
     Links to the folders of the ONNX files are allowed, as in the cache of the Hub.
-
-    Raises:
-        ArgumentError: The file is a link out of the folder.
     """
     allowed = {folder.resolve(), *(file.path.resolve().parent for file in files)}
     real = path.resolve()
@@ -93,13 +85,7 @@ def refuse_link_out(path: Path, folder: Path, files: Sequence[OnnxFile]) -> None
 
 
 def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
-    """Return the config and preprocessor files of a model by name: adjacent, embedded, or of its commit.
-
-    Raises:
-        ConfigLoadError: The file records no commit, and the configs do not exist.
-        ChangedCacheError: A file in the cache differs from the commit.
-        HFHubIntegrationError: The Hub does not return the files; the subclass is the reason.
-    """
+    """Return the config and preprocessor files of a model by name: adjacent, embedded, or of its commit."""
     source = config_source(file.path, file.record, access, None, False, needed=True)
     assert source is not None  # with needed=True it raises instead
     folders = [source.folder() if isinstance(source, EmbeddedFiles) else source.folder]

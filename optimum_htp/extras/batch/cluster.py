@@ -72,10 +72,6 @@ class ClusterExecutor(Executor):
 
     The address is that of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file. The exception
     of a future is the exception of the call, or a `JobError`.
-
-    Raises:
-        MissingDependencyError: distributed is not installed.
-        ClusterError: No scheduler answers, or a worker does not have this version of the package.
     """
 
     def __init__(self, address: str, *, timeout: float | None = None, memory: int | None = None) -> None:

@@ -210,11 +210,7 @@ class BatchCommand(Command):
 
 
 def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:
-    """Return the object that pushes the exports.
-
-    Raises:
-        ArgumentError: Two models have the same repo, or the output is not a local folder.
-    """
+    """Return the object that pushes the exports."""
     from optimum_htp.errors import ArgumentError
     from optimum_htp.extras.batch.outputs import Folder, Pushes, repos_of
     from optimum_htp.hubs.base import HubAccess

@@ -96,20 +96,12 @@ class Job:
 
 
 def read_jobs(path: Path, options: Mapping[str, Any]) -> list[Job]:
-    """Read a list of models from a file, as `jobs_from_lines`.
-
-    Raises:
-        BatchListError: The file cannot be read, lists no models, or has an invalid line.
-    """
+    """Read a list of models from a file, as `jobs_from_lines`."""
     return jobs_from_lines(_lines_of_file(path), str(path), options)
 
 
 def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any]) -> list[Job]:
-    """Return the jobs of a list, by its name in messages. Options of a line take precedence over `options`.
-
-    Raises:
-        BatchListError: No line names a model, a line is invalid, or two models have the same output folder.
-    """
+    """Return the jobs of a list, by its name in messages. Options of a line take precedence over `options`."""
     numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     entries = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     if not entries:
@@ -118,11 +110,7 @@ def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any])
 
 
 def jobs_of_hub(ids: Iterable[str], name: str, options: Mapping[str, Any]) -> list[Job]:
-    """Return the jobs of repo ids that the Hugging Face Hub has listed. Only repo ids are accepted.
-
-    Raises:
-        BatchListError: An entry is not a repo id.
-    """
+    """Return the jobs of repo ids that the Hugging Face Hub has listed. Only repo ids are accepted."""
 
     def job(repo_id: str) -> Job:
         reference = parse_reference(f"{_HUGGING_FACE}{repo_id}")
@@ -171,11 +159,7 @@ def _lines_of_file(path: Path) -> list[str]:
 
 
 def lines_of_text(text: str, name: str) -> list[str]:
-    """Return the lines of a list, by its name in messages; the entries of a JSON array become lines.
-
-    Raises:
-        BatchListError: The text is not a list of models.
-    """
+    """Return the lines of a list, by its name in messages; the entries of a JSON array become lines."""
     text = text.removeprefix("\ufeff")
     if "\0" in text:
         raise BatchListError(f"{name} is not a text file. {_FORM}")
@@ -293,8 +277,7 @@ def _folder_name(folder: str) -> str:
 def refuse_ambiguous(jobs: Iterable[Job], root: Path) -> None:
     """Reject an output folder (the root) in which an export would have the path of a model's name.
 
-    Raises:
-        ArgumentError: A second run would use the folder that the first run wrote instead of the model of the Hub.
+    A second run would use the folder that the first run wrote instead of the model of the Hub.
     """
     jobs = list(jobs)
     outputs = [root.resolve() / job.output for job in jobs]

@@ -169,12 +169,7 @@ class Location(Output):
 
 
 def output_at(text: str) -> Output:
-    """Return the output of a path or URL.
-
-    Raises:
-        ArgumentError: The output is a file, or in the memory of this process.
-        OutputError: fsspec does not support the URL.
-    """
+    """Return the output of a path or URL."""
     if "://" not in text:
         if Path(text).is_file():
             raise ArgumentError(f"{text} is a file, not a folder. Pass another folder with -o.")
@@ -248,9 +243,6 @@ def repos_of(jobs: Sequence[Job], form: str) -> dict[str, str]:
     """Return the repo of each export, by its folder.
 
     The form contains `{name}` and optionally `{org}`; an owner alone means `OWNER/{name}-onnx`.
-
-    Raises:
-        ArgumentError: Two models have the same repo.
     """
     form = form if "/" in form else f"{form}/{{name}}-onnx"
     repos: dict[str, str] = {}

@@ -55,11 +55,7 @@ JOURNAL_FILE: Final = OutputKind("a journal of a batch", _is_journal)
 
 
 class Journal:
-    """A journal that is open for appending, from any thread. With `force`, a file of another kind is extended, too.
-
-    Raises:
-        ProtectedFileError: The existing file is not a journal.
-    """
+    """A journal that is open for appending, from any thread. With `force`, a file of another kind is extended, too."""
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         check_output(path, JOURNAL_FILE, force=force)

@@ -102,11 +102,7 @@ def check_outputs(
     inputs: Sequence[str] = (),
     force: bool = False,
 ) -> None:
-    """Reject a journal or a manifest that would replace an input or another file, or that is in an export's folder.
-
-    Raises:
-        ProtectedFileError: The journal or the manifest is rejected.
-    """
+    """Reject a journal or a manifest that would replace an input or another file, or that is in an export's folder."""
     inputs = [*inputs, *(job.model for job in jobs if Path(job.model).exists())]
     models = [output.root.resolve() / job.output for job in jobs] if isinstance(output, Folder) else []
     refuse_same_outputs(manifest, journal)

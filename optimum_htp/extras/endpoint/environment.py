@@ -115,11 +115,7 @@ def _sources() -> dict[str, bytes]:
 
 
 def pinned(names: Iterable[str]) -> str:
-    """Return a requirements file of distributions, with extras (`optimum-onnx[onnxruntime]`), and their dependencies.
-
-    Raises:
-        MissingDependencyError: A distribution is not installed, so its version is unknown.
-    """
+    """Return a requirements file of distributions (`optimum-onnx[onnxruntime]`) and their dependencies."""
     found: dict[str, str] = {}
     for name in names:
         _add(name, found, needed=True)

@@ -48,11 +48,6 @@ def mirror_model(model: str, url: str, access: HubAccess, *, weights: bool = Fal
     """Copy the missing files of a commit to a mirror, given as in `OPTIMUM_HTP_MIRRORS`.
 
     The model is one of a Hub (optionally with `@revision`), or an ONNX file with a record.
-
-    Raises:
-        ArgumentError: The model is a local model.
-        MirrorError: The mirror cannot be read or written, or has other content for the commit.
-        HFHubIntegrationError: The Hub does not return the files; the subclass is the reason.
     """
     source, library = _source(model, access)
     if source.info is None:
@@ -73,7 +68,7 @@ def mirror_model(model: str, url: str, access: HubAccess, *, weights: bool = Fal
     with _faults_of(url):
         finished = _finished(place, wanted)
         for name in missing:
-            digest = _digest(folder / name)
+            digest = ListedFile((folder / name).stat().st_size, sha256_of_file(folder / name))
             if finished.get(name) != digest:
                 _put(place, place.path(wanted, name), folder / name)
                 finished[name] = digest
@@ -116,10 +111,6 @@ def _needed(checkpoint: Checkpoint, listed: tuple[str, ...], *, weights: bool) -
     if weights and not checkpoint.config:  # a repo of ONNX files only
         names |= {name for name in listed if ".onnx" in PurePosixPath(name).suffixes or name.endswith(".onnx_data")}
     return sorted(names & {*listed})
-
-
-def _digest(path: Path) -> ListedFile:
-    return ListedFile(path.stat().st_size, sha256_of_file(path))
 
 
 def _finished(place: MirrorFolder, wanted: MirrorManifest) -> dict[str, ListedFile]:

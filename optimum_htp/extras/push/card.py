@@ -76,9 +76,6 @@ def completed_card(
     """Return a model card that lists these files (at least one), and the files of earlier pushes.
 
     It extends an existing card. `there` contains the names of the existing files of the repo.
-
-    Raises:
-        PushError: The existing card cannot be read.
     """
     import yaml
     from huggingface_hub import ModelCard
