@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -33,7 +32,6 @@ from optimum_htp.version import __version__
 __all__ = ["ProcessExecutor", "call_in_child", "peak_memory"]
 
 _MODULE: Final = "optimum_htp.extras.batch.processes"
-_LENGTH: Final = struct.Struct("!Q")
 _TICK: Final = 0.1  # seconds between two checks of the memory
 _GRACE: Final = 2.0  # seconds for a process to remove incomplete files
 
@@ -214,7 +212,7 @@ def call_in_child(
     with process:
         _send(process.stdin, (fn, args, timeout, memory))
         try:
-            answer: tuple[Any, BaseException | None] = _received(process.stdout)
+            answer: tuple[Any, BaseException | None] = pickle.load(process.stdout)
         except EOFError:
             answer = None, JobLostError("The process of the export has ended without a result. Run the batch again.")
         finally:
@@ -223,17 +221,9 @@ def call_in_child(
 
 
 def _send(stream: IO[bytes], content: Any) -> None:
-    text = pickle.dumps(content)
-    stream.write(_LENGTH.pack(len(text)) + text)
+    """Write content for `pickle.load`, which is safe, because the reader is our parent or child process."""
+    stream.write(pickle.dumps(content))
     stream.flush()
-
-
-def _received(stream: IO[bytes]) -> Any:
-    """Read the content that `_send` wrote. The sender is our parent or child process, so unpickling is safe."""
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    return pickle.loads(stream.read(_LENGTH.unpack(head)[0]))
 
 
 def _main() -> None:
@@ -241,7 +231,7 @@ def _main() -> None:
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with the answer
-    fn, args, timeout, memory = _received(sys.stdin.buffer)
+    fn, args, timeout, memory = pickle.load(sys.stdin.buffer)
 
     def end_with_worker() -> None:
         sys.stdin.buffer.read(1)

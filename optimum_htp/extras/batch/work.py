@@ -11,26 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OptimumHTPError, RateLimitedError
 from optimum_htp.extras.batch.jobs import Job, State, lasting_options
 from optimum_htp.extras.batch.processes import peak_memory
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
-from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.stamping.manifests import WrittenFile
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
+    from optimum_htp.export.exporter import ExportResult
     from optimum_htp.extras.batch.outputs import Output
     from optimum_htp.origin.source import HubSource, LocalSource
 
 __all__ = [
     "A_MINUTE",
     "Export",
-    "Exported",
     "JobResult",
     "export_job",
     "fetch_job",
@@ -44,23 +43,7 @@ logger = get_logger(__name__)
 A_MINUTE: Final = 60.0  # seconds to wait if the Hub does not report a time
 
 
-class Exported(Protocol):
-    """Result of an export."""
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The ONNX files."""
-
-    @property
-    def metadata(self) -> ExportMetadata:
-        """The record in the first of them."""
-
-    @property
-    def task(self) -> str:
-        """The Optimum task that was exported."""
-
-
-Export = Callable[..., Exported]
+Export = Callable[..., "ExportResult"]
 """Exports a model, as `HTPExporter().export`; picklable, because another process calls it."""
 
 
