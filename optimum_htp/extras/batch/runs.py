@@ -94,13 +94,7 @@ class Limit:
 
 
 def check_outputs(
-    jobs: Sequence[Job],
-    output: Output,
-    journal: Path,
-    manifest: Path | None = None,
-    *,
-    inputs: Sequence[str] = (),
-    force: bool = False,
+    jobs: Sequence[Job], output: Output, journal: Path, manifest: Path | None, *, inputs: Sequence[str], force: bool
 ) -> None:
     """Reject a journal or a manifest that would replace an input or another file, or that is in an export's folder."""
     inputs = [*inputs, *(job.model for job in jobs if Path(job.model).exists())]

@@ -71,7 +71,7 @@ class Pushed:
 
 
 def completed_card(
-    repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str, there: Collection[str] = ()
+    repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str, there: Collection[str]
 ) -> str:
     """Return a model card that lists these files (at least one), and the files of earlier pushes.
 

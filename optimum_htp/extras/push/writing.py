@@ -74,7 +74,7 @@ class PushResult:
     changed: bool = True
 
 
-def look_at(repo_id: str, token: str | bool | None = None) -> Target:
+def look_at(repo_id: str, token: str | bool | None) -> Target:
     """Return the present state of a repo; without an owner, of a repo of the user."""
     from huggingface_hub import constants
 
@@ -111,7 +111,7 @@ def commit_files(
     message: str,
     private: bool | None = None,
     create_pr: bool = False,
-    token: str | bool | None = None,
+    token: str | bool | None,
 ) -> PushResult:
     """Write files, by their name in the repo, in one commit; create the repo if it does not exist.
 
