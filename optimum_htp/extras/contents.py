@@ -25,13 +25,10 @@ __all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files", "refuse_cod
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A stamped ONNX file.
+    """A stamped ONNX file, its record, and its external data files, relative to its folder.
 
-    Attributes:
-        path: Path of the file.
-        name: Path relative to the folder of the model, with `/`. A renamed part has the name that its export gave it.
-        record: The record of the file.
-        data: Its external data files, relative to its folder.
+    The name is the path relative to the folder of the model, with `/`. A renamed part has the name that its export
+    gave it.
     """
 
     path: Path
@@ -41,16 +38,9 @@ class OnnxFile:
 
 
 def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[OnnxFile, ...]:
-    """Return the ONNX files of paths, each with the other parts of its model.
+    """Return the ONNX files of paths (files, and folders of them), each with the other parts of its model.
 
-    Args:
-        paths: ONNX files, and folders of them; hidden files are skipped.
-        watch: Records the files, to detect changes.
-
-    Raises:
-        OnnxFileNotFoundError: No file was found; `MissingSiblingError` if a part of a model is missing.
-        InvalidOnnxFileError: A file is damaged, or has external data outside its folder.
-        MetadataError: A file has no record.
+    Hidden files are skipped. `watch` records the files, to detect changes.
     """
     found: dict[Path, OnnxFile] = {}
     for given in (absolute(Path(path)) for path in paths):
@@ -70,11 +60,7 @@ def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[O
 
 
 def configs_beside(folder: Path, files: Sequence[OnnxFile]) -> dict[str, Path]:
-    """Return the config and preprocessor files in a folder of ONNX files, by name.
-
-    Raises:
-        ArgumentError: A file is a link out of the folder.
-    """
+    """Return the config and preprocessor files in a folder of ONNX files, by name."""
     names = [path.relative_to(folder).as_posix() for path in _below(folder)]
     libraries = {file.record.export_library or "transformers" for file in files}
     found = {name: folder / name for library in libraries for name in config_files(names, library=library)}
@@ -88,9 +74,6 @@ def refuse_link_out(path: Path, folder: Path, files: Sequence[OnnxFile]) -> None
     """Reject a file that is a link to another folder, because its target can be a secret.
 
     Links to the folders of the ONNX files are allowed, as in the cache of the Hub.
-
-    Raises:
-        ArgumentError: The file is a link out of the folder.
     """
     allowed = {folder.resolve(), *(file.path.resolve().parent for file in files)}
     real = path.resolve()
@@ -102,13 +85,7 @@ def refuse_link_out(path: Path, folder: Path, files: Sequence[OnnxFile]) -> None
 
 
 def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
-    """Return the config and preprocessor files of a model by name: adjacent, embedded, or of its commit.
-
-    Raises:
-        ConfigLoadError: The file records no commit, and the configs do not exist.
-        ChangedCacheError: A file in the cache differs from the commit.
-        HFHubIntegrationError: The Hub does not return the files; the subclass is the reason.
-    """
+    """Return the config and preprocessor files of a model by name: adjacent, embedded, or of its commit."""
     source = config_source(file.path, file.record, access, None, False, needed=True)
     assert source is not None  # with needed=True it raises instead
     folders = [source.folder() if isinstance(source, EmbeddedFiles) else source.folder]
@@ -126,15 +103,9 @@ def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
 
 
 def refuse_code_among(configs: Mapping[str, Path], holder: object, what: str) -> None:
-    """Reject configs that make a library import code.
+    """Reject configs, by their names at the target, that make a library import code.
 
-    Args:
-        configs: Configs, by their names at the target.
-        holder: The model of the configs, for the message.
-        what: Purpose of the configs, for the message.
-
-    Raises:
-        UntrustedCodeError: A config refers to code.
+    The message names the holder (the model) and the purpose of the configs.
     """
     for name, path in configs.items():
         if may_refer_to_code(name):

@@ -16,7 +16,7 @@ from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import ModelWithoutWeights, contained_files, read_without_weights
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.onnxfile.wire import encode_bytes_field
-from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
+from optimum_htp.profiling import DATA_FOLDER, can_map_weights
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions

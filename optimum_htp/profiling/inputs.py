@@ -21,8 +21,7 @@ from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import TensorSpec, read_signature
-from optimum_htp.profiling.fitting import MOST, InputSizeError
-from optimum_htp.profiling.optimum_inputs import dummy_inputs
+from optimum_htp.profiling.optimum_inputs import MOST, InputSizeError, dummy_inputs
 from optimum_htp.resolve.config_folder import config_source
 from optimum_htp.resolve.configs import ConfigSource, folder_of
 
@@ -60,11 +59,9 @@ _FROM_CONFIG: Final = {
 
 
 def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """Return numpy arrays for every input of a file.
+    """Return numpy arrays for every input of an ONNX file.
 
-    Args:
-        path: The ONNX file.
-        shapes: Sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
+    The shapes are sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
 
     Raises:
         InputSizeError: An input has an invalid size.

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.summary import ModuleSummary, summarize
+from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.hierarchy.tags import coverage_of, known_assignment
-from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.external import external_files_of, is_contained
@@ -83,7 +82,8 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
         "coverage": coverage_of(header),
         "timed": microseconds is not None,
         "modules": [
-            _module(summary, assignment.tree) for summary in summarize(graph, assignment, microseconds).values()
+            {**module.as_dict(), "tag": assignment.tree.tag(module.name)}
+            for module in summarize(graph, assignment, microseconds).values()
         ],
         "nodes": [
             {
@@ -114,7 +114,3 @@ def _size_inside(path: Path, name: str) -> int | None:
     except (OSError, ValueError, RuntimeError):  # missing file, invalid name, symlink loop
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _module(one: ModuleSummary, tree: ModuleTree) -> dict[str, Any]:
-    return {**one.as_dict(), "tag": tree.tag(one.name)}

@@ -154,9 +154,8 @@ _INHERITED: Final = frozenset({"attention", "mlp", "embedding", "convolution", "
 def kinds_of(classes: Mapping[str, str], holders: Mapping[str, str]) -> dict[str, str]:
     """Return the kind of each module, by name.
 
-    Args:
-        classes: The class of each module by name, outer modules before inner ones.
-        holders: The name of the module around each module. The model itself has no entry.
+    The classes are in the order of the graph, outer modules before inner ones. The holders are the names of the
+    modules around the modules; the model itself has none.
     """
     kinds: dict[str, str] = {}
     for name, class_name in classes.items():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from optimum_htp.report.outline import is_mixed, size_text, weights_text
 from optimum_htp.report.texts import printable
 
-__all__ = ["as_cell", "as_markdown", "facts", "has_mixed_weights", "module_cell"]
+__all__ = ["MODULE_COLUMNS", "as_cell", "as_markdown", "facts", "has_mixed_weights", "heading", "module_cells", "row"]
 
 _USUAL: Final = re.compile(r"[\w.\-/]+", re.ASCII)
 _SIGNS: Final = re.compile(r"[\\`*_\[\]|~@$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
-_LEFT: Final = ("module", "class", "weights")
+MODULE_COLUMNS: Final = ("module", "class", "nodes", "parameters", "size")
+_LEFT: Final = ("module", "class", "weights", "file", "task", "opset")
 _SHOWN: Final = {
     "hub_id": "model",
     "hub_sha": "commit",
@@ -63,30 +64,40 @@ def _lines(file: dict[str, Any]) -> Iterator[str]:
     yield ""
     timed = ["time (ms)"] if file["timed"] else []
     mixed = ["weights", "saved"] if has_mixed_weights(file) else []
-    headings = ["module", "class", "nodes", "parameters", "size", *mixed, *timed]
-    yield f"| {' | '.join(headings)} |"
-    yield f"|{'|'.join(' --- ' if name in _LEFT else ' ---: ' for name in headings)}|"
+    yield from heading([*MODULE_COLUMNS, *mixed, *timed])
     for module in file["modules"]:
-        cells = [
-            module_cell(module["name"]),
-            as_cell(module["class_name"]),
-            f"{module['nodes']:,}",
-            f"{module['parameters']:,}",
-        ]
-        cells.append(size_text(module["bytes"]))
+        cells = module_cells(module)
         if mixed:
             cells += [as_cell(weights_text(module["weights"])), size_text(module["saved_bytes"])]
         if timed:
             cells.append(f"{module['microseconds'] / 1e3:.3f}")
-        yield f"| {' | '.join(cells)} |"
+        yield row(cells)
     yield ""
 
 
-def module_cell(module: str) -> str:
-    """Return a module's name as code, or as escaped text if it has unusual characters (code has no escapes)."""
-    if not module:
-        return "(model)"
-    return f"`{module}`" if _USUAL.fullmatch(module) else as_cell(module)
+def row(cells: Iterable[str]) -> str:
+    """Return a row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def heading(columns: Sequence[str]) -> tuple[str, str]:
+    """Return the first two lines of a table: the names of its columns, and their alignment."""
+    return row(columns), row("---" if column in _LEFT else "---:" for column in columns)
+
+
+def module_cells(module: Mapping[str, Any]) -> list[str]:
+    """Return the cells of `MODULE_COLUMNS`.
+
+    The name is code, or escaped text if it has unusual characters, because code has no escapes.
+    """
+    name = module["name"]
+    return [
+        (f"`{name}`" if _USUAL.fullmatch(name) else as_cell(name)) if name else "(model)",
+        as_cell(module["class_name"]),
+        f"{module['nodes']:,}",
+        f"{module['parameters']:,}",
+        size_text(module["bytes"]),
+    ]
 
 
 def as_cell(text: Any) -> str:

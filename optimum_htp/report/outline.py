@@ -19,12 +19,8 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, times: bool = False) -> Iterator[str]:
     """Yield the lines of a table: module and class, nodes, parameters, size, operators.
 
-    If some weights are not float32, the table also has their data types and the bytes saved.
-
-    Args:
-        modules: The result of `summarize`.
-        depth: Number of levels shown below the root; None shows all. The numbers include all modules inside.
-        times: Whether to show the time of each module.
+    If some weights are not float32, the table also has their data types and the bytes saved. `depth` is the number of
+    levels below the root; None shows all. The numbers include all modules inside.
     """
     mixed = is_mixed(modules[ROOT].weights)
     heads = ("module", "nodes", "parameters", "size", *(("weights", "saved") if mixed else ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,31 +50,18 @@ def check_report_path(
 ) -> Path:
     """Return the expanded path of a report, after a check that the report can be written.
 
-    Args:
-        path: The path.
-        inputs: The ONNX files of the report, which it must not replace.
-        force: Whether to replace an existing file that is not a report.
-
-    Raises:
-        ReportError: The suffix is not one of `FORMATS`.
-        ProtectedFileError: A report must not replace the existing file.
+    It must not replace its inputs, nor an existing file that is not a report, unless `force` is set.
     """
-    path = _known_format(path)
-    return check_output(path, _KIND, inputs=inputs, force=force)
+    return check_output(_known_format(path), _KIND, inputs=inputs, force=force)
 
 
 def _known_format(path: str | os.PathLike[str]) -> Path:
-    path = _expanded(Path(path))
+    path = Path(path)
+    with suppress(RuntimeError):  # unknown user: `~name` is an ordinary name
+        path = path.expanduser()
     if path.suffix.lower() not in FORMATS:
         raise ReportError(f"{path}: unsupported report format. Use {', '.join(FORMATS)}.")
     return path
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:  # unknown user: `~name` is an ordinary name
-        return path
 
 
 def write_report(
@@ -83,7 +71,13 @@ def write_report(
     *,
     force: bool = False,
 ) -> Path:
-    """Write a report and return its path. `inputs` and `force` as in `check_report_path`.
+    """Write a report and return its path.
+
+    Args:
+        document: The report.
+        path: The path.
+        inputs: The ONNX files of the report, which it must not replace.
+        force: Whether to replace an existing file that is not a report.
 
     Raises:
         ReportError: The suffix is not one of `FORMATS`.
@@ -95,12 +89,7 @@ def write_report(
 
 
 def write_text(text: str, path: Path, inputs: Iterable[str | os.PathLike[str]] = (), *, force: bool = False) -> Path:
-    """Write the text of a report atomically, create its folder, and return its path.
-
-    Raises:
-        ProtectedFileError: A report must not replace the existing file.
-        OnnxWriteError: The file cannot be written. An existing file is unchanged.
-    """
+    """Write the text of a report atomically, create its folder, and return its path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_document(text.encode("utf-8", "backslashreplace"), path, _KIND, inputs=inputs, force=force)

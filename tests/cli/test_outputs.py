@@ -14,9 +14,9 @@ import pytest
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ArgumentError, ProtectedFileError
 from optimum_htp.extras.batch.jobs import Job
-from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
 from optimum_htp.extras.batch.outputs import Folder
-from optimum_htp.extras.batch.runs import run_batch
+from optimum_htp.extras.batch.records import JOURNAL_FILE, Journal
+from optimum_htp.extras.batch.runs import Batch
 from optimum_htp.extras.bom.bill import BILL
 from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile.outputs import ONNX, check_output, refuse_same_outputs
@@ -195,8 +195,7 @@ def test_links_in_the_folder_of_a_batch_are_not_written_through(name, tmp_path):
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ProtectedFileError, match="through a link"):
-        run_batch(
-            [Job("tiny/bert", "bert")],
+        Batch(
             Folder(tmp_path / "out"),
             tmp_path / "out" / "batch.jsonl",
             access=HubAccess(),
@@ -204,6 +203,6 @@ def test_links_in_the_folder_of_a_batch_are_not_written_through(name, tmp_path):
             downloads=ThreadPoolExecutor(1),
             ahead=1,
             export=HTPExporter().export,
-        )
+        ).run([Job("tiny/bert", "bert")])
     assert (tmp_path / "elsewhere").read_text() == ""
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]

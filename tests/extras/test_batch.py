@@ -19,11 +19,10 @@ from filelock import FileLock
 
 from optimum_htp import HFHubConfigLoader, HTPExporter
 from optimum_htp.errors import OutputError
-from optimum_htp.extras.batch.child_process import call_in_child
 from optimum_htp.extras.batch.jobs import Job, State
 from optimum_htp.extras.batch.outputs import Folder
-from optimum_htp.extras.batch.processes import ProcessExecutor
-from optimum_htp.extras.batch.runs import run_batch
+from optimum_htp.extras.batch.processes import ProcessExecutor, call_in_child
+from optimum_htp.extras.batch.runs import Batch
 from optimum_htp.extras.batch.work import JobResult, written_names
 from optimum_htp.hubs import HubAccess
 from optimum_htp.stamping.manifests import WrittenFile
@@ -225,8 +224,7 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
             )
 
     with OtherDisk(1) as exports, ThreadPoolExecutor(1) as downloads:
-        outcomes = run_batch(
-            [Job("org/name", "org/name")],
+        outcomes = Batch(
             Folder(tmp_path / "out"),
             tmp_path / "out" / "batch.jsonl",
             access=HubAccess(),
@@ -235,7 +233,7 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
             ahead=1,
             export=HTPExporter().export,
             fetch=lambda job, access, exported: JobResult(state=State.FOUND, commit="1" * 40),
-        )
+        ).run([Job("org/name", "org/name")])
     assert outcomes["org/name"].error == "OutputError"
     assert str(tmp_path / "out" / "org" / "name" / "model.onnx") in outcomes["org/name"].message
 
@@ -268,8 +266,7 @@ def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
 
     hub.quota = (30, 4.0)
     with Exports(1) as exports, ThreadPoolExecutor(4) as downloads:
-        outcomes = run_batch(
-            [Job(name, name) for name in names],
+        outcomes = Batch(
             Folder(tmp_path / "out"),
             tmp_path / "out" / "batch.jsonl",
             access=HubAccess(cache_dir=tmp_path / "cache"),
@@ -277,7 +274,7 @@ def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
             downloads=downloads,
             ahead=4,
             export=HTPExporter().export,
-        )
+        ).run([Job(name, name) for name in names])
     assert {outcome.error for outcome in outcomes.values()} == {"not exported"}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from optimum_htp.errors import BatchListError
 from optimum_htp.extras.batch.jobs import Job, is_as_asked, jobs_from_lines, lasting_options, read_jobs
-from optimum_htp.extras.batch.journal import Journal
+from optimum_htp.extras.batch.records import Journal
 
 
 def test_journal_continues_after_a_truncated_line(tmp_path):
@@ -32,7 +32,7 @@ def test_options_of_a_line_take_precedence():
     assert (first.model, first.output, first.task, first.options["opset"]) == ("org/a@v1", "org/a@v1", "auto", 18)
     assert (second.output, second.task, second.options) == ("b", "fill-mask", {"opset": 17, "dtype": "fp16"})
     lines = ["org/a.onnx", '{"model": "org/b", "output": "./b/"}', '{"model": "org/b", "output": "b"}']
-    assert [job.output for job in jobs_from_lines(lines, "list")] == ["org/a.onnx-model", "b"]
+    assert [job.output for job in jobs_from_lines(lines, "list", {})] == ["org/a.onnx-model", "b"]
 
 
 def test_export_is_current_only_with_the_same_options():
@@ -64,7 +64,7 @@ def test_export_is_current_only_with_the_same_options():
 )
 def test_invalid_line_is_named(lines, message):
     with pytest.raises(BatchListError, match="list") as raised:
-        jobs_from_lines(lines, "list")
+        jobs_from_lines(lines, "list", {})
     assert message in str(raised.value)
 
 
@@ -88,7 +88,7 @@ TWO = ["org/a", "org/b@v1"]
 def test_list_in_any_text_encoding_is_read(data, tmp_path):
     path = tmp_path / "models.txt"
     path.write_bytes(data)
-    assert [job.model for job in read_jobs(path)] == TWO
+    assert [job.model for job in read_jobs(path, {})] == TWO
 
 
 @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ def test_list_in_another_format_is_named(name, data, message, tmp_path):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(BatchListError) as raised:
-        read_jobs(path)
+        read_jobs(path, {})
     assert message in str(raised.value)
 
 
 def test_folder_is_not_a_list(tmp_path):
     with pytest.raises(BatchListError, match="is a folder, not a list of models"):
-        read_jobs(tmp_path)
+        read_jobs(tmp_path, {})
 
 
 def test_local_folder_with_punctuation_is_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a, b: c").mkdir()
     (tmp_path / "models.txt").write_text("a, b: c\n")
-    (job,) = read_jobs(tmp_path / "models.txt")
+    (job,) = read_jobs(tmp_path / "models.txt", {})
     assert job.model == "a, b: c"

@@ -12,9 +12,8 @@ import pytest
 import optimum_htp
 from optimum_htp import HTPExporter
 from optimum_htp.errors import EndpointError, MissingDependencyError
+from optimum_htp.extras.endpoint.environment import pinned, reason_against
 from optimum_htp.extras.endpoint.folder import write_endpoint
-from optimum_htp.extras.endpoint.light import reason_against
-from optimum_htp.extras.endpoint.requirements import pinned
 from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
 from tests.conftest import optimum_cli

@@ -14,7 +14,7 @@ import pytest
 from optimum_htp.errors import BatchListError, ManifestError, ModelListNotFoundError
 from optimum_htp.extras.batch.command import _for_workers
 from optimum_htp.extras.batch.jobs import Job, State, job_of, jobs_from_lines, jobs_of_hub
-from optimum_htp.extras.batch.manifest import manifest_of
+from optimum_htp.extras.batch.records import manifest_of
 from optimum_htp.extras.batch.work import JobResult
 from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
@@ -127,14 +127,14 @@ def _jobs_of(manifest):
 )
 def test_names_that_the_hub_gave_are_nothing_but_names(name):
     with pytest.raises(BatchListError, match="the list, line 1"):
-        jobs_of_hub([name], "the list")
+        jobs_of_hub([name], "the list", {})
 
 
 def test_jobs_of_the_hub_reach_workers_as_such(monkeypatch, tmp_path):
     (tmp_path / "tiny" / "bert").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    (job,) = jobs_of_hub(["tiny/bert"], "the list")
-    (mine,) = jobs_from_lines(["tiny/bert"], "the list")
+    (job,) = jobs_of_hub(["tiny/bert"], "the list", {})
+    (mine,) = jobs_from_lines(["tiny/bert"], "the list", {})
     assert (job.reference, job.output) == ("hf://tiny/bert", "tiny/bert")
     assert (mine.reference, mine.output) == ("tiny/bert", "bert")
     assert pickle.loads(pickle.dumps(_for_workers(job))).reference == "hf://tiny/bert"

@@ -15,7 +15,8 @@ from optimum_htp.errors import (
     PushError,
 )
 from optimum_htp.extras.push.command import PushDestination
-from optimum_htp.extras.push.pushing import PushResult, push
+from optimum_htp.extras.push.pushing import push
+from optimum_htp.extras.push.writing import PushResult
 from optimum_htp.onnxfile import rewrite_model
 from tests.support.pushes import pushed_files
 

@@ -17,6 +17,7 @@ from optimum_htp.errors import (
     MirrorError,
     ModelNotFoundError,
 )
+from optimum_htp.extras.mirror import filling
 from optimum_htp.extras.mirror.filling import mirror_model
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
@@ -141,22 +142,26 @@ def test_only_folders_are_searched_without_connections(bert, mirrored, tmp_path,
 def test_commit_appears_with_its_manifest_and_a_cut_off_run_is_gone_on_with(bert, url, access, monkeypatch):
     url = f"{url}/cut-off"
     record = read_record(bert)
-    seen = []
+    copied = []
 
-    def stop(name, size):
-        seen.append(name)
-        if len(seen) == 2:
+    def stopped(place, path, file):
+        if copied:
             raise KeyboardInterrupt
+        copy(place, path, file)
+        copied.append(path)
 
-    with pytest.raises(KeyboardInterrupt):
-        mirror_model(str(bert), url, access, put=stop)
+    copy = filling._put
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "_put", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            mirror_model(str(bert), url, access)
     monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", url)
     assert (
         fetch("huggingface", "tiny/bert", record.hub_sha, ["config.json"], HubAccess(cache_dir=access.cache_dir / "x"))
         is None
     )
     place = MirrorFolder.at(url)
-    first = f"{place.root}/tiny/bert/{record.hub_sha}/{seen[0]}"
+    (first,) = copied
     before = place.files.modified(first)
     done = mirror_model(str(bert), url, access)
     assert set(done.files) == set(record.config_files)

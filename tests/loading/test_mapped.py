@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp.loading.mapped import open_session
 from optimum_htp.onnxfile import read_without_weights
-from optimum_htp.profiling.runtime import can_map_weights
+from optimum_htp.profiling import can_map_weights
 
 CPU = ["CPUExecutionProvider"]
 WEIGHT = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from optimum_htp.loading.mapped import open_session
-from optimum_htp.profiling.runtime import can_map_weights
+from optimum_htp.profiling import can_map_weights
 from tests.support.mapped import CPU, FEED, LOG, WEIGHT, array, assert_mapped, cast_of, model_of, run
 
 

@@ -21,7 +21,7 @@ from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTStableDiffusionPipeline
 from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.loading.in_parallel import SessionOpener
 from optimum_htp.onnxfile import rewrite_model
-from optimum_htp.profiling.runtime import can_map_weights
+from optimum_htp.profiling import can_map_weights
 from tests.conftest import run
 
 CPU = ["CPUExecutionProvider"]

@@ -9,7 +9,7 @@ from optimum_htp.errors import ComparisonError
 from optimum_htp.extras.profile.running import profile_file
 from optimum_htp.modules.comparison.compare import compare_models
 from optimum_htp.onnxfile import TensorSpec, read_signature
-from optimum_htp.profiling.fitting import InputSizeError, fitting_sizes
+from optimum_htp.profiling.optimum_inputs import InputSizeError, fitting_sizes
 from tests.support.sizes import fixed
 
 PAST = "decoder_with_past_model.onnx"

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from optimum_htp.profiling.runtime import can_map_weights
+from optimum_htp.profiling import can_map_weights
 
 CPU = ["CPUExecutionProvider"]
 LOG = "optimum_htp.loading.mapped"

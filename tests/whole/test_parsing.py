@@ -10,8 +10,8 @@ import pytest
 
 from optimum_htp.errors import BatchListError, EndpointError, ManifestError
 from optimum_htp.extras.batch.jobs import Job, jobs_from_lines
-from optimum_htp.extras.batch.journal import Journal
 from optimum_htp.extras.batch.outputs import MARKER, Location
+from optimum_htp.extras.batch.records import Journal
 from optimum_htp.extras.endpoint.folder import _weights_of_modules
 from optimum_htp.hubs import HubAccess
 from optimum_htp.libraries.names import SENTENCE_MODULES
@@ -80,7 +80,7 @@ def test_all_json_is_read_by_one_function():
 )
 def test_bad_list_line_is_an_error_with_its_number(line):
     with pytest.raises(BatchListError, match="list, line 2: "):
-        jobs_from_lines(["gpt2", line], "list")
+        jobs_from_lines(["gpt2", line], "list", {})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from optimum_htp.errors import ClusterError, JobError, JobLostError, MissingDependencyError
-from optimum_htp.extras.batch.child_process import call_in_child
+from optimum_htp.extras.batch.processes import call_in_child
 from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.parsing import parse_json
 from optimum_htp.version import __version__
@@ -36,12 +36,7 @@ T = TypeVar("T")
 
 
 def _address_of(text: str) -> str:
-    """Return the address of a scheduler, given the address or a scheduler file.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file contains no address.
-    """
+    """Return the address of a scheduler, given the address or a scheduler file."""
     if "://" in text:
         return text
     if _HOST_AND_PORT.fullmatch(text) and not Path(text).exists():
@@ -54,12 +49,7 @@ def _address_of(text: str) -> str:
 
 
 def _connect(address: str) -> None:
-    """Check that a TCP address accepts connections; Dask checks other protocols.
-
-    Raises:
-        OSError: It does not.
-        ValueError: The text is not an address.
-    """
+    """Check that a TCP address accepts connections; Dask checks other protocols."""
     parts = urlsplit(address)
     if parts.scheme in ("tcp", "tls"):
         if parts.hostname is None or parts.port is None:
@@ -68,11 +58,7 @@ def _connect(address: str) -> None:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Return the result of a call; stop waiting after some seconds.
-
-    Raises:
-        TimeoutError: The call took longer.
-    """
+    """Return the result of a call; stop waiting after some seconds."""
     with DaemonThreads(1, "optimum-htp-cluster") as threads:
         future = threads.submit(call)
         wait([future], seconds)
@@ -82,18 +68,10 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 
 class ClusterExecutor(Executor):
-    """Runs each call on a worker of a Dask cluster.
+    """Runs each call on a worker of a Dask cluster, with limits in seconds and in bytes of resident memory.
 
-    Args:
-        address: Address of the scheduler, such as `tcp://host:8786`, or path of its scheduler file.
-        timeout: Time limit of a call, in seconds; None for no limit.
-        memory: Limit of the resident memory of a call, in bytes; None for no limit.
-
-    The exception of a future is the exception of the call, or a `JobError`.
-
-    Raises:
-        MissingDependencyError: distributed is not installed.
-        ClusterError: No scheduler answers, or a worker does not have this version of the package.
+    The address is that of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file. The exception
+    of a future is the exception of the call, or a `JobError`.
     """
 
     def __init__(self, address: str, *, timeout: float | None = None, memory: int | None = None) -> None:

@@ -21,10 +21,9 @@ from optimum_htp.extras.push.command import add_push_options, privacy
 if TYPE_CHECKING:
     from optimum_htp.extras.batch.cluster import ClusterExecutor
     from optimum_htp.extras.batch.jobs import Job, State
-    from optimum_htp.extras.batch.limit import Limit
-    from optimum_htp.extras.batch.outputs import Output
+    from optimum_htp.extras.batch.outputs import Output, Pushes
     from optimum_htp.extras.batch.processes import ProcessExecutor
-    from optimum_htp.extras.batch.pushes import Pushes
+    from optimum_htp.extras.batch.runs import Limit
     from optimum_htp.extras.batch.work import JobResult
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.stamping.manifests import Manifest
@@ -118,10 +117,9 @@ class BatchCommand(Command):
         from optimum_htp.errors import ArgumentError
         from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.extras.batch.jobs import refuse_ambiguous
-        from optimum_htp.extras.batch.limit import Limit
-        from optimum_htp.extras.batch.manifest import differences, manifest_of
         from optimum_htp.extras.batch.outputs import Folder, output_at
-        from optimum_htp.extras.batch.runs import JOURNAL, check_outputs, run_batch
+        from optimum_htp.extras.batch.records import compared, differences, manifest_of
+        from optimum_htp.extras.batch.runs import JOURNAL, Batch, Limit, check_outputs
         from optimum_htp.extras.batch.work import fetch_job, locate_job
         from optimum_htp.hubs.base import HubAccess
         from optimum_htp.hubs.daemons import DaemonThreads
@@ -161,8 +159,7 @@ class BatchCommand(Command):
                 bar.set_postfix_str(printable(job.output), refresh=False)
                 bar.update()
 
-            run_batch(
-                jobs,
+            Batch(
                 output,
                 journal,
                 access=access if self.args.dask is None else HubAccess(local_files_only=access.local_files_only),
@@ -177,13 +174,13 @@ class BatchCommand(Command):
                 force=self.args.force,
                 on_result=record,
                 limit=limit,
-            )
+            ).run(jobs)
         if self.args.manifest is not None and isinstance(output, Folder):
             manifest_of(jobs, outcomes, output.root).write(self.args.manifest, force=self.args.force)
         different = [] if reproduced is None else differences(reproduced, outcomes)
         failed = self._report(jobs, outcomes, {} if reproduced is None else {"different": different})
         if reproduced is not None and not self.args.json:
-            for line in _compared(reproduced, different):
+            for line in compared(reproduced, different):
                 show(line)
         if failed or different:
             raise SystemExit(1 if failed else _DIFFERENT)
@@ -204,7 +201,7 @@ class BatchCommand(Command):
 
         failed = sum(not outcome.state.is_exported for outcome in outcomes.values())
         if self.args.json:
-            models = [_document(job, outcomes[job.output]) for job in jobs]
+            models = [{"model": job.model, "output": job.output, **outcomes[job.output].to_entry()} for job in jobs]
             show_json({"models": models, "failed": failed, **more})
         else:
             for line in _table(jobs, outcomes):
@@ -213,14 +210,9 @@ class BatchCommand(Command):
 
 
 def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:
-    """Return the object that pushes the exports.
-
-    Raises:
-        ArgumentError: Two models have the same repo, or the output is not a local folder.
-    """
+    """Return the object that pushes the exports."""
     from optimum_htp.errors import ArgumentError
-    from optimum_htp.extras.batch.outputs import Folder
-    from optimum_htp.extras.batch.pushes import Pushes, repos_of
+    from optimum_htp.extras.batch.outputs import Folder, Pushes, repos_of
     from optimum_htp.hubs.base import HubAccess
 
     if not isinstance(output, Folder):
@@ -259,8 +251,7 @@ def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess, limit:
     """Return the jobs of a list, a collection or an author; wait if the Hub limits requests."""
     from optimum_htp.cli.display import show_error
     from optimum_htp.errors import ArgumentError
-    from optimum_htp.extras.batch.jobs import jobs_from_lines, jobs_of_hub, read_jobs
-    from optimum_htp.extras.batch.lists import lines_of_text
+    from optimum_htp.extras.batch.jobs import jobs_from_lines, jobs_of_hub, lines_of_text, read_jobs
     from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 
     if args.author is None and (args.filter or args.limit is not None):
@@ -287,40 +278,12 @@ def _jobs_again(manifest: Manifest, options: Mapping[str, Any]) -> list[Job]:
     return [replace(job, options={**common, **job.options}) for job in jobs]
 
 
-def _compared(manifest: Manifest, different: Sequence[str]) -> list[str]:
-    """Return lines about the comparison with a manifest."""
-    if not different:
-        return [f"{len(manifest.files())} files match the manifest"]
-    from optimum_htp.extras.batch.work import versions_here
-
-    here = versions_here()
-    models = [model for model in manifest.models if any(name.startswith(f"{model.output}/") for name in different)]
-    theirs = [manifest.versions_of(model) for model in models]
-    others = {
-        f"{name} {version}": None
-        for versions in theirs
-        for name, version in versions.items()
-        if here.get(name) != version
-    }
-    if others:
-        why = f"the manifest was written with {', '.join(others)}"
-    elif all(theirs) and all(model.options is not None for model in models):
-        why = "check that SOURCE_DATE_EPOCH has the same value"
-    else:
-        why = "the manifest does not record the options of the exports; export again to write a complete one"
-    return [*(f"{name}: DIFFERS from the manifest" for name in different), f"{len(different)} files differ: {why}"]
-
-
 def _bytes(text: str) -> int:
     """Parse `8GB`, `500M` or a number of bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None or not float(match[1]):
         raise ArgumentTypeError(f"{text!r} is not an amount of memory such as 8GB or 500MB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _document(job: Job, outcome: JobResult) -> dict[str, Any]:
-    return {"model": job.model, "output": job.output, **outcome.to_entry()}
 
 
 def _shown(state: State) -> str:

@@ -1,7 +1,8 @@
 """Jobs of a batch: one per model of a list.
 
-Each line of a list is a model (`name` or `org/name`, optionally with `@revision`, or a folder), or a JSON object with
-the model and options of its export:
+A list is a text in UTF-8 or UTF-16 (with a byte order mark), or a JSON array of its lines. CSV, YAML and other formats
+are rejected by name. Each line is a model (`name` or `org/name`, optionally with `@revision`, or a folder), or a JSON
+object with the model and options of its export:
 
     # a comment
     bert-base-uncased
@@ -11,6 +12,7 @@ the model and options of its export:
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,9 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, BatchListError, InvalidModelReferenceError
-from optimum_htp.extras.batch.lists import lines_of_file
 from optimum_htp.origin.references import has_prefix, parse_reference
-from optimum_htp.parsing import is_inside, parse_json
+from optimum_htp.parsing import is_inside, json_or_none, parse_json
 from optimum_htp.stamping.manifests import NOT_OF_A_LIST, ManifestModel, normal_output, refused_options
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "jobs_from_lines",
     "jobs_of_hub",
     "lasting_options",
-    "names_a_repo",
+    "lines_of_text",
     "read_jobs",
     "refuse_ambiguous",
 ]
@@ -42,6 +43,9 @@ _ONNX: Final = ".onnx"
 _HUGGING_FACE: Final = "hf://"
 _LONGEST_LINE: Final = 1 << 20  # characters
 _ADVICE: Final = "Fix the line, or comment it out with #."
+_FORM: Final = "Write one model per line, as NAME, ORG/NAME or a JSON object."
+_ENCODINGS: Final = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_SUFFIXES: Final = {".csv": "CSV", ".tsv": "CSV", ".yaml": "YAML", ".yml": "YAML"}
 
 
 class State(str, Enum):
@@ -69,14 +73,10 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """A model to export.
+    """A model to export: its repo id or folder, and the arguments of `HTPExporter.export`.
 
     Attributes:
-        model: Repo id or folder.
-        revision: Branch, tag, commit or `refs/pr/N`; None for the default branch.
         output: Folder of the export, relative to that of the batch; unique in a batch.
-        task: Optimum task; `auto` infers it.
-        options: Further arguments of `HTPExporter.export`.
         commit: The commit to export; None for the present commit of the revision.
         of_hub: Whether the model is on a Hub, even if a local folder has the same name.
     """
@@ -95,54 +95,28 @@ class Job:
         return f"{_HUGGING_FACE}{self.model}" if self.of_hub and not has_prefix(self.model) else self.model
 
 
-def read_jobs(path: Path, options: Mapping[str, Any] | None = None) -> list[Job]:
-    """Read a list of models from a file.
-
-    Args:
-        path: The list.
-        options: Arguments of `HTPExporter.export` for all models; options of a line take precedence.
-
-    Raises:
-        BatchListError: The file cannot be read, lists no models, or has an invalid line.
-    """
-    return jobs_from_lines(lines_of_file(path), str(path), options)
+def read_jobs(path: Path, options: Mapping[str, Any]) -> list[Job]:
+    """Read a list of models from a file, as `jobs_from_lines`."""
+    return jobs_from_lines(_lines_of_file(path), str(path), options)
 
 
-def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any] | None = None) -> list[Job]:
-    """Return the jobs of lines.
-
-    Args:
-        lines: Lines of a list; see the docstring of this module.
-        name: Name of the list in messages.
-        options: Arguments of `HTPExporter.export` for all models; options of a line take precedence.
-
-    Raises:
-        BatchListError: No line names a model, a line is invalid, or two models have the same output folder.
-    """
+def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any]) -> list[Job]:
+    """Return the jobs of a list, by its name in messages. Options of a line take precedence over `options`."""
     numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     entries = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     if not entries:
-        raise BatchListError(f"{name} lists no models. Write one model per line, as NAME, ORG/NAME or a JSON object.")
-    return _distinct(entries, name, lambda line: _job(_content(line), options or {}))
+        raise BatchListError(f"{name} lists no models. {_FORM}")
+    return _distinct(entries, name, lambda line: _job(_content(line), options))
 
 
-def jobs_of_hub(ids: Iterable[str], name: str, options: Mapping[str, Any] | None = None) -> list[Job]:
-    """Return the jobs of repo ids that the Hugging Face Hub has listed. Only repo ids are accepted.
-
-    Args:
-        ids: The ids.
-        name: Name of the list in messages.
-        options: Arguments of `HTPExporter.export` for all models.
-
-    Raises:
-        BatchListError: An entry is not a repo id.
-    """
+def jobs_of_hub(ids: Iterable[str], name: str, options: Mapping[str, Any]) -> list[Job]:
+    """Return the jobs of repo ids that the Hugging Face Hub has listed. Only repo ids are accepted."""
 
     def job(repo_id: str) -> Job:
         reference = parse_reference(f"{_HUGGING_FACE}{repo_id}")
         if reference.repo_id != repo_id:
             raise ValueError(f"{repo_id!r} is not a repo id")
-        return _job({"model": repo_id}, options or {}, of_hub=True)
+        return _job({"model": repo_id}, options, of_hub=True)
 
     return _distinct(enumerate(ids, start=1), name, job)
 
@@ -152,18 +126,79 @@ def job_of(model: ManifestModel) -> Job:
 
     A model with a commit is a model of a Hub, even if a local folder has the same name.
     """
-    of_hub = model.commit is not None and names_a_repo(model.model)
+    of_hub = model.commit is not None and _names_a_repo(model.model)
     options = dict(model.options or {})
     return Job(model.model, model.output, model.revision, model.task, options, commit=model.commit, of_hub=of_hub)
 
 
-def names_a_repo(model: str) -> bool:
+def _names_a_repo(model: str) -> bool:
     """Return whether a name is a valid repo id rather than a path."""
     try:
         parse_reference(model)
     except InvalidModelReferenceError:
         return False
     return True
+
+
+def _lines_of_file(path: Path) -> list[str]:
+    if path.is_dir():
+        raise BatchListError(f"{path} is a folder, not a list of models. Pass a text file with one model per line.")
+    try:
+        data = path.read_bytes()
+        encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
+        text = data.decode(encoding)
+    except OSError as error:
+        raise BatchListError(
+            f"The list {path} cannot be read: {error.strerror or error}. Pass a text file with one model per line."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BatchListError(f"{path} is not a text file in UTF-8 or UTF-16. {_FORM}") from error
+    if (kind := _SUFFIXES.get(path.suffix.lower())) is not None:
+        raise BatchListError(f"{path} is a {kind} file. {_FORM}")
+    return lines_of_text(text, str(path))
+
+
+def lines_of_text(text: str, name: str) -> list[str]:
+    """Return the lines of a list, by its name in messages; the entries of a JSON array become lines."""
+    text = text.removeprefix("\ufeff")
+    if "\0" in text:
+        raise BatchListError(f"{name} is not a text file. {_FORM}")
+    start = text.lstrip()
+    if start.startswith("["):
+        return _lines_of_array(start, name)
+    document = json_or_none(start) if start.startswith("{") else None
+    if isinstance(document, dict) and "model" not in document:
+        raise BatchListError(f'{name} is a JSON document without "model". Pass a manifest with --from-manifest.')
+    lines = [json.dumps(document)] if isinstance(document, dict) else text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if (kind := _other_format(line.strip())) is not None:
+            raise BatchListError(f"{name}, line {number} is {kind}. {_FORM}")
+    return lines
+
+
+def _lines_of_array(text: str, name: str) -> list[str]:
+    try:
+        entries = parse_json(text)
+    except ValueError as error:
+        raise BatchListError(f"{name} is not a valid JSON array: {error}. {_FORM}") from error
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, (str, dict)):
+            raise BatchListError(f"{name}: entry {number} is neither a text nor a JSON object. {_FORM}")
+    return [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
+
+
+def _other_format(line: str) -> str | None:
+    """Return the format of a line that is neither a name nor a JSON object, or None."""
+    if not line or line.startswith(("#", "{")):
+        return None
+    try:
+        if Path(line).exists():
+            return None
+    except (OSError, ValueError):
+        return None  # rejected later, as a model
+    if line == "---" or line.startswith("- ") or line.endswith(":") or ": " in line:
+        return "YAML"
+    return "CSV" if "," in line or "\t" in line or ";" in line else None
 
 
 def _distinct(entries: Iterable[tuple[int, str]], name: str, job_of: Callable[[str], Job]) -> list[Job]:
@@ -240,14 +275,9 @@ def _folder_name(folder: str) -> str:
 
 
 def refuse_ambiguous(jobs: Iterable[Job], root: Path) -> None:
-    """Reject an output folder in which an export would have the path of a model's name.
+    """Reject an output folder (the root) in which an export would have the path of a model's name.
 
-    Args:
-        jobs: The jobs.
-        root: Output folder of the batch.
-
-    Raises:
-        ArgumentError: A second run would use the folder that the first run wrote instead of the model of the Hub.
+    A second run would use the folder that the first run wrote instead of the model of the Hub.
     """
     jobs = list(jobs)
     outputs = [root.resolve() / job.output for job in jobs]
@@ -276,12 +306,7 @@ def lasting_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_as_asked(job: Job, entry: Mapping[str, Any]) -> bool:
-    """Return whether an export was made with the options of a job.
-
-    Args:
-        job: The job.
-        entry: Entry of the export in a journal. An entry without options matches every job.
-    """
+    """Return whether an export has the options of a job. A journal entry without options matches every job."""
     options = entry.get("options")
     if not isinstance(options, Mapping):
         return True

@@ -1,8 +1,12 @@
-"""An executor that runs each call in a separate process, with limits of time and memory.
+"""Runs each call in a separate process, with limits of time and memory.
 
-It has the interface of `concurrent.futures`. A server process imports the required modules once and forks the
-processes, so a call does not wait for the import of PyTorch. On Windows, which has no fork, each process imports them.
-All processes end with their parent.
+`ProcessExecutor` has the interface of `concurrent.futures`. A server process imports the required modules once and
+forks the processes, so a call does not wait for the import of PyTorch. On Windows, which has no fork, each process
+imports them. All processes end with their parent.
+
+The workers of a cluster cannot fork. There, `call_in_child` starts `python -m optimum_htp.extras.batch.processes`. It
+reads a call and its limits from standard input, and writes the result to standard output. It ends when its input is
+closed, because the worker has ended.
 """
 
 from __future__ import annotations
@@ -10,20 +14,24 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
-from optimum_htp.errors import JobLostError, JobMemoryError, JobTimeoutError
-from optimum_htp.starting import without_current_folder
+from optimum_htp.errors import JobError, JobLostError, JobMemoryError, JobTimeoutError
+from optimum_htp.starting import command_of_module, without_current_folder
+from optimum_htp.version import __version__
 
-__all__ = ["ProcessExecutor", "peak_memory"]
+__all__ = ["ProcessExecutor", "call_in_child", "peak_memory"]
 
+_MODULE: Final = "optimum_htp.extras.batch.processes"
 _TICK: Final = 0.1  # seconds between two checks of the memory
 _GRACE: Final = 2.0  # seconds for a process to remove incomplete files
 
@@ -31,15 +39,9 @@ T = TypeVar("T")
 
 
 class ProcessExecutor(Executor):
-    """Runs each call in a separate process.
+    """Runs calls in `slots` parallel processes, with limits in seconds and in bytes of resident memory.
 
-    Args:
-        slots: Number of parallel calls.
-        timeout: Time limit of a call, in seconds; None for no limit.
-        memory: Limit of the resident memory of a call, in bytes; None for no limit.
-        preload: Module that the server imports before it forks; None for no module.
-        threads: Number of threads of PyTorch per process; None for its default.
-
+    The server imports the module `preload` before it forks. `threads` is the number of threads of PyTorch per process.
     The exception of a future is the exception of the call, or `JobTimeoutError`, `JobMemoryError` or `JobLostError`.
     """
 
@@ -186,3 +188,62 @@ def _ended_by(exitcode: int | None) -> str:
         name = signal.Signals(-exitcode).name if -exitcode in set(signal.Signals) else str(-exitcode)
         return f"The process was ended by {name} (for example because memory ran out). Run the batch again."
     return f"The process ended with code {exitcode}. Run the batch again."
+
+
+def call_in_child(
+    fn: Callable[..., Any], args: tuple[Any, ...], version: str, timeout: float | None, memory: int | None
+) -> tuple[Any, BaseException | None]:
+    """Call a function of a module in a separate process, on a worker with the same version of this package.
+
+    Returns:
+        The result and None, or None and the exception; a `JobError` if the call did not end. The exception is
+        returned, because Dask would convert a raised one to text.
+    """
+    if version != __version__:
+        return None, JobError(
+            f"This worker has optimum-htp {__version__}, but the batch has {version}. Install the same on both: "
+            f"`pip install optimum-htp=={version}`."
+        )
+    process = subprocess.Popen(
+        command_of_module(_MODULE), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        _send(process.stdin, (fn, args, timeout, memory))
+        try:
+            answer: tuple[Any, BaseException | None] = pickle.load(process.stdout)
+        except EOFError:
+            answer = None, JobLostError("The process of the export has ended without a result. Run the batch again.")
+        finally:
+            process.kill()
+    return answer
+
+
+def _send(stream: IO[bytes], content: Any) -> None:
+    """Write content for `pickle.load`, which is safe, because the reader is our parent or child process."""
+    stream.write(pickle.dumps(content))
+    stream.flush()
+
+
+def _main() -> None:
+    from optimum_htp.extras.batch.processes import ProcessExecutor  # this module is `__main__`, and is pickled by name
+
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # output of libraries must not mix with the answer
+    fn, args, timeout, memory = pickle.load(sys.stdin.buffer)
+
+    def end_with_worker() -> None:
+        sys.stdin.buffer.read(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_worker, daemon=True).start()
+    with ProcessExecutor(1, timeout=timeout, memory=memory) as processes:
+        future = processes.submit(fn, *args)
+        error = future.exception()
+        _send(answers, (None if error is not None else future.result(), error))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()

@@ -11,26 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OptimumHTPError, RateLimitedError
 from optimum_htp.extras.batch.jobs import Job, State, lasting_options
-from optimum_htp.extras.batch.limit import A_MINUTE
 from optimum_htp.extras.batch.processes import peak_memory
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
-from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.stamping.manifests import WrittenFile
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
+    from optimum_htp.export.exporter import ExportResult
     from optimum_htp.extras.batch.outputs import Output
     from optimum_htp.origin.source import HubSource, LocalSource
 
 __all__ = [
+    "A_MINUTE",
     "Export",
-    "Exported",
     "JobResult",
     "export_job",
     "fetch_job",
@@ -41,24 +40,10 @@ __all__ = [
 
 logger = get_logger(__name__)
 
-
-class Exported(Protocol):
-    """Result of an export."""
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The ONNX files."""
-
-    @property
-    def metadata(self) -> ExportMetadata:
-        """The record in the first of them."""
-
-    @property
-    def task(self) -> str:
-        """The Optimum task that was exported."""
+A_MINUTE: Final = 60.0  # seconds to wait if the Hub does not report a time
 
 
-Export = Callable[..., Exported]
+Export = Callable[..., "ExportResult"]
 """Exports a model, as `HTPExporter().export`; picklable, because another process calls it."""
 
 
@@ -67,14 +52,9 @@ class JobResult:
     """The result of a job.
 
     Attributes:
-        state: Its state.
         commit: Commit that was exported, None for a local model.
-        task: Optimum task that was exported.
-        asked: Task of the job, such as `auto`.
-        options: Options that change the files. None if they are unknown.
-        versions: Versions of the exporting packages, by distribution. None if they are unknown.
-        files: The written files.
-        seconds: Wall time.
+        task, asked: Optimum task that was exported, and the task of the job, such as `auto`.
+        options, versions: Options that change the files, and the exporting packages. None if they are unknown.
         peak_memory: Peak of the resident memory of the process, in bytes.
         error: Class name of the exception of a failed job.
         message: What happened, and the next step.
@@ -95,6 +75,11 @@ class JobResult:
     message: str | None = None
     retry_after: float | None = None
     traceback: str | None = None
+
+    @classmethod
+    def failed(cls, error: Exception, **more: Any) -> JobResult:
+        """Return the result of a job that an exception ended."""
+        return cls(**{"state": State.FAILED, "error": type(error).__name__, "message": str(error), **more})
 
     def to_entry(self) -> dict[str, Any]:
         """Return the fields for the journal, without empty ones."""
@@ -117,12 +102,7 @@ def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[JobResu
 
 
 def fetch_job(job: Job, access: HubAccess, exported: str | None) -> JobResult:
-    """Download the files of a job to the cache.
-
-    Args:
-        job: The job.
-        access: How to reach its Hub.
-        exported: Commit of an existing export; nothing is downloaded if the revision is still at this commit.
+    """Download the files of a job to the cache, unless the revision is still at the exported commit.
 
     Returns:
         `FOUND` with the present commit of the revision; `UP_TO_DATE` if it is exported; or `FAILED`.
@@ -140,17 +120,7 @@ def fetch_job(job: Job, access: HubAccess, exported: str | None) -> JobResult:
 
 
 def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> JobResult:
-    """Export a model.
-
-    Args:
-        job: The job.
-        output: Target of the export.
-        access: How to reach its Hub.
-        export: Exports a model.
-
-    Returns:
-        `DONE` or `FAILED`.
-    """
+    """Export a model; return `DONE` or `FAILED`."""
 
     def work() -> JobResult:
         with output.being_filled(job) as folder:
@@ -186,12 +156,10 @@ def _as_result(work: Callable[[], JobResult]) -> JobResult:
         outcome = work()
     except (OptimumHTPError, OSError, TypeError) as error:
         wait = (error.retry_after or A_MINUTE) if isinstance(error, RateLimitedError) else None
-        outcome = JobResult(state=State.FAILED, error=type(error).__name__, message=str(error), retry_after=wait)
+        outcome = JobResult.failed(error, retry_after=wait)
     except Exception as error:  # a bug of ours or of a library; it concerns this model only
         logger.debug("A job failed", exc_info=True)
-        outcome = JobResult(
-            state=State.FAILED, error=type(error).__name__, message=str(error), traceback=traceback.format_exc()
-        )
+        outcome = JobResult.failed(error, traceback=traceback.format_exc())
     return replace(outcome, seconds=round(time.monotonic() - started, 3), peak_memory=peak_memory())
 
 
@@ -199,9 +167,6 @@ def written_names(folder: Path, files: Sequence[Path]) -> Iterator[str]:
     """Yield the names of ONNX files and of their external data, relative to the folder of the export.
 
     The parts of a pipeline are in subfolders, and a name of external data is relative to its ONNX file.
-
-    Raises:
-        InvalidOnnxFileError: A file has external data outside its folder.
     """
     from optimum_htp.onnxfile import contained_files
 

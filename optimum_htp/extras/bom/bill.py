@@ -59,11 +59,8 @@ Progress = Callable[[int, int], object]
 def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Progress | None = None) -> str:
     """Return the bill of materials of ONNX files as CycloneDX 1.6 JSON, validated against the schema.
 
-    With `SOURCE_DATE_EPOCH` set, the result for the same files is identical byte for byte.
-
-    Args:
-        files: The files; their external data is included.
-        progress: Called with the number of bytes read for digests, and their total.
+    It includes their external data. With `SOURCE_DATE_EPOCH` set, the result for the same files is identical byte for
+    byte. `progress` is called with the number of bytes read for digests, and their total.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: A path is not a readable ONNX model.

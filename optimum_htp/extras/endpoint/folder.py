@@ -18,8 +18,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.extras.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
-from optimum_htp.extras.endpoint import handler, light, light_handler
-from optimum_htp.extras.endpoint.requirements import are_pinned, pinned
+from optimum_htp.extras.endpoint import environment, handler, light_handler
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.axes import refuse_code_in_axes
 from optimum_htp.libraries.names import (
@@ -47,7 +46,6 @@ _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
 # Patterns of the handler's settings. A handler with other settings was edited by a user.
-_LIGHT_PATTERNS: Final = {"task": r"[a-z0-9]+(-[a-z0-9]+)*", "file_name": r"[^\n]*\.onnx"}
 _PATTERNS: Final = {
     "task": r"[a-z0-9]+(-[a-z0-9]+)*",
     "input": "text|image|audio",
@@ -55,6 +53,7 @@ _PATTERNS: Final = {
     "file_name": r"[^\n]*\.onnx",
     "preprocessors": r"Auto[A-Z]\w*",
 }
+_LIGHT_PATTERNS: Final = {name: _PATTERNS[name] for name in ("task", "file_name")}
 _WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
 _PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # Optimum's task names with another pipeline name
 _SPECIAL: Final = {
@@ -66,19 +65,11 @@ _SPECIAL: Final = {
 """Pipelines that run a model of a more general task, if the pipeline tag of its card names them."""
 _SPEECH: Final = frozenset({"audio-classification", "automatic-speech-recognition"})
 _BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
-_MORE: Final = {"image": ("pillow",), "audio": (), "text": ()}
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The result of `write_endpoint`.
-
-    Attributes:
-        folder: The folder.
-        task: The task of the pipeline; `sentence-similarity` for sentence embeddings.
-        files: Names of the written files.
-        reason: Why it needs PyTorch; None if it does not.
-    """
+    """The result of `write_endpoint`: the task of its pipeline, and why it needs PyTorch; None if it does not."""
 
     folder: Path
     task: str
@@ -98,7 +89,7 @@ def write_endpoint(
     Args:
         path: An ONNX file with a record, or a folder with the files of one model.
         output: The output folder; None for the model's folder.
-        access: How to reach the Hub, for files that are neither adjacent nor embedded.
+        access: For files that are neither adjacent nor embedded.
         is_light: Whether the endpoint runs without PyTorch and transformers; None to do so if possible.
 
     Raises:
@@ -125,25 +116,22 @@ def write_endpoint(
     if settings["task"] == _SENTENCES:
         configs.update(_weights_of_modules(first, configs, access))
     written: dict[str, Path | bytes] = {**configs}
-    reason = "--full" if is_light is False else light.reason_against(settings["task"], first.name, configs)
+    reason = "--full" if is_light is False else environment.reason_against(settings["task"], first.name, configs)
     if is_light and reason is not None:
         raise EndpointError(f"{first.path} cannot be served without PyTorch: {reason}. Use --full.")
     if reason is None:
-        written[light.ARCHIVE] = light.archive()
+        written[environment.ARCHIVE] = environment.archive()
         written[HANDLER] = _handler({"task": settings["task"], "file_name": first.name})
+        needed = environment.distributions(settings["task"], configs)
     else:
         written[HANDLER] = _handler(settings)
-    needed = (
-        light.distributions(settings["task"], configs)
-        if reason is None
-        else [
+        needed = [
             *_BASE,
-            *_MORE[settings["input"]],
+            *(["pillow"] if settings["input"] == "image" else []),
             *(["sentence-transformers"] if settings["task"] == _SENTENCES else []),
             *(["sentencepiece"] if _needs_sentencepiece(configs) else []),
         ]
-    )
-    written[REQUIREMENTS] = pinned(needed).encode()
+    written[REQUIREMENTS] = environment.pinned(needed).encode()
     folder = Path(output) if output is not None else home
     if not (folder.is_dir() and folder.samefile(home)):
         for file in files:
@@ -172,20 +160,15 @@ def _needs_sentencepiece(names: Iterable[str]) -> bool:
 
 
 def is_own(name: str, content: bytes) -> bool:
-    """Whether a file of an endpoint is exactly as written by this package.
-
-    Args:
-        name: `handler.py`, `requirements.txt` or `optimum_htp.zip`.
-        content: Its content.
-    """
-    if name == light.ARCHIVE:
-        return light.is_archive(content)
+    """Whether a file of an endpoint (handler, requirements or archive) is exactly as written by this package."""
+    if name == environment.ARCHIVE:
+        return environment.is_archive(content)
     try:
         text = content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         return False
     if name == REQUIREMENTS:
-        return are_pinned(text)
+        return environment.are_pinned(text)
     return any(_is_handler(text, patterns) for patterns in (_PATTERNS, _LIGHT_PATTERNS))
 
 
@@ -207,11 +190,7 @@ def _is_handler(text: str, patterns: Mapping[str, str]) -> bool:
 
 
 def _only_model(files: tuple[OnnxFile, ...], given: Path) -> OnnxFile:
-    """Return the first file of the only model.
-
-    Raises:
-        EndpointError: There are several models.
-    """
+    """Return the first file of the only model."""
     first = files[0]
     if any(not first.record.onnx_files or not other.record.belongs_with(first.record) for other in files[1:]):
         standard = [file for file in files if file.name == ONNX_FILE]
@@ -224,11 +203,7 @@ def _only_model(files: tuple[OnnxFile, ...], given: Path) -> OnnxFile:
 
 
 def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the settings of the handler.
-
-    Raises:
-        EndpointError: No pipeline supports the model.
-    """
+    """Return the settings of the handler."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
     record = first.record
@@ -273,11 +248,7 @@ def _handler(settings: Mapping[str, Any]) -> bytes:
 
 
 def _template(settings: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the source of a handler before its settings, the line of the settings, and the source after it.
-
-    Args:
-        settings: A mapping whose keys are the names of the handler's settings.
-    """
+    """Return the source of a handler with these settings: before its settings, their line, and after it."""
     module = light_handler if settings.keys() == _LIGHT_PATTERNS.keys() else handler
     parts = Path(str(module.__file__)).read_text(encoding="utf-8").partition(_SETTINGS)
     assert parts[1]
@@ -309,16 +280,12 @@ def _is_module(content: Any) -> bool:
 
 
 def _check_replaceable(folder: Path, written: Mapping[str, Path | bytes]) -> None:
-    """Check that existing files were written by this package or do not change.
-
-    Raises:
-        EndpointError: A file would be lost.
-    """
+    """Check that existing files were written by this package or do not change; otherwise a file would be lost."""
     for name, content in written.items():
         existing = folder / name
         if not existing.is_file():
             continue
-        if name in (HANDLER, REQUIREMENTS, light.ARCHIVE):
+        if name in (HANDLER, REQUIREMENTS, environment.ARCHIVE):
             replaceable = is_own(name, existing.read_bytes())
         else:
             assert isinstance(content, Path)

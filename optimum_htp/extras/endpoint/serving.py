@@ -15,12 +15,7 @@ _IMAGES: Final = "image-classification"
 
 
 class Served:
-    """A model with its task.
-
-    Args:
-        path: The ONNX file.
-        task: The task.
-    """
+    """An ONNX file with its task."""
 
     def __init__(self, path: Path, task: str) -> None:
         self._task: Final = task
@@ -29,14 +24,7 @@ class Served:
         _ = self._model.image_processor if task == _IMAGES else self._model.tokenizer
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """Handle a request.
-
-        Args:
-            data: The body, as in `EndpointHandler`.
-
-        Raises:
-            ValueError: The inputs are missing or invalid for the task.
-        """
+        """Handle a request, as `EndpointHandler`."""
         inputs, parameters = fields_of(data)
         if self._task == _SENTENCES:
             return self._similar(inputs, parameters)

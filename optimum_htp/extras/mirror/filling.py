@@ -6,7 +6,7 @@ finished files, and the next run resumes after them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -35,15 +35,7 @@ _FINISHED: Final = ".optimum-htp.part.json"
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The files of a commit on a mirror.
-
-    Attributes:
-        reference: Name of the model.
-        commit: Full commit.
-        files: Names of all files of the commit on the mirror.
-        added: Names of the files that this run copied.
-        size: Size of these, in bytes.
-    """
+    """The files of a commit on a mirror: those that this run added, with their size in bytes, and all."""
 
     reference: str
     commit: str
@@ -52,27 +44,10 @@ class Mirrored:
     size: int
 
 
-def mirror_model(
-    model: str,
-    url: str,
-    access: HubAccess,
-    *,
-    weights: bool = False,
-    put: Callable[[str, int], object] = lambda name, size: None,
-) -> Mirrored:
-    """Copy the missing files of a commit to a mirror.
+def mirror_model(model: str, url: str, access: HubAccess, *, weights: bool = False) -> Mirrored:
+    """Copy the missing files of a commit to a mirror, given as in `OPTIMUM_HTP_MIRRORS`.
 
-    Args:
-        model: A model of a Hub (optionally with `@revision`), or an ONNX file with a record.
-        url: The mirror, as in `OPTIMUM_HTP_MIRRORS`.
-        access: How to reach the Hub.
-        weights: Whether to copy the weights, too.
-        put: Called with name and size of each copied file.
-
-    Raises:
-        ArgumentError: The model is a local model.
-        MirrorError: The mirror cannot be read or written, or has other content for the commit.
-        HFHubIntegrationError: The Hub does not return the files; the subclass is the reason.
+    The model is one of a Hub (optionally with `@revision`), or an ONNX file with a record.
     """
     source, library = _source(model, access)
     if source.info is None:
@@ -93,13 +68,12 @@ def mirror_model(
     with _faults_of(url):
         finished = _finished(place, wanted)
         for name in missing:
-            digest = _digest(folder / name)
+            digest = ListedFile((folder / name).stat().st_size, sha256_of_file(folder / name))
             if finished.get(name) != digest:
                 _put(place, place.path(wanted, name), folder / name)
                 finished[name] = digest
                 _write(place, place.path(wanted, _FINISHED), replace(wanted, files=finished).to_json())
             added[name] = digest
-            put(name, digest.size)
         if added or known is wanted:
             known = replace(known, commit_files=wanted.commit_files, files={**known.files, **added})
             _write(place, place.path(wanted, MANIFEST), known.to_json())
@@ -137,10 +111,6 @@ def _needed(checkpoint: Checkpoint, listed: tuple[str, ...], *, weights: bool) -
     if weights and not checkpoint.config:  # a repo of ONNX files only
         names |= {name for name in listed if ".onnx" in PurePosixPath(name).suffixes or name.endswith(".onnx_data")}
     return sorted(names & {*listed})
-
-
-def _digest(path: Path) -> ListedFile:
-    return ListedFile(path.stat().st_size, sha256_of_file(path))
 
 
 def _finished(place: MirrorFolder, wanted: MirrorManifest) -> dict[str, ListedFile]:

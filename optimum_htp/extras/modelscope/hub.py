@@ -20,11 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import (
-    HubServerError,
-    OfflineError,
-    RevisionNotFoundError,
-)
+from optimum_htp.errors import HubServerError, OfflineError, RevisionNotFoundError
 from optimum_htp.extras.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.deadline import Deadline, in_parallel
@@ -97,11 +93,10 @@ class ModelScopeHub(Hub):
         folder = _folder(repo_id, access)
         revision = revision or self.default_revision
         if not COMMIT.fullmatch(revision):
-            refs = folder / "refs"
-            if not is_text(revision) or not is_inside(revision):
+            if not is_inside(revision):
                 return None
             try:
-                revision = (refs / revision).read_text(encoding="utf-8").strip()
+                revision = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
             except (OSError, ValueError):
                 return None
         return revision if COMMIT.fullmatch(revision) and (folder / "snapshots" / revision).is_dir() else None
@@ -141,8 +136,7 @@ class ModelScopeHub(Hub):
         self.check(repo_id)
         folder = _folder(repo_id, access)
         snapshot, listing = folder / "snapshots" / commit, _stored_listing(folder, commit)
-        offline = access.local_files_only or _is_offline()
-        wanted = dict.fromkeys(files if offline else (*files, *optional))
+        wanted = dict.fromkeys((*files, *optional) if _forbidding(access) is None else files)
         for name in wanted:
             if not is_inside(name):
                 raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
@@ -156,8 +150,8 @@ class ModelScopeHub(Hub):
             api = connected(access)
             with translated_errors(repo_id, commit):
                 self._download(api, repo_id, commit, missing, snapshot, access, progress=progress)
-        if ref is not None and ref != commit:
-            _store_ref(folder, ref, commit)
+        if ref != commit and is_inside(ref):
+            _write(folder / "refs" / str(ref), commit)
         return snapshot
 
     def _download(
@@ -278,11 +272,6 @@ def _stored_listing(folder: Path, commit: str) -> dict[str, tuple[int, str]] | N
         return None
 
 
-def _store_ref(folder: Path, ref: str, commit: str) -> None:
-    if is_text(ref) and is_inside(ref):
-        _write(folder / "refs" / ref, commit)
-
-
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -292,15 +281,17 @@ def _write(path: Path, text: str) -> None:
         logger.warning("The cache cannot store %s: %s", path, error)
 
 
-def _is_offline() -> bool:
+def _forbidding(access: HubAccess) -> str | None:
+    """Return the name of the option or variable that forbids requests, or None."""
+    if access.local_files_only:
+        return "local_files_only"
     from huggingface_hub import constants
 
-    return bool(constants.HF_HUB_OFFLINE)
+    return "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None
 
 
 def _require_online(repo_id: str, access: HubAccess) -> None:
-    if access.local_files_only or _is_offline():
-        why = "local_files_only" if access.local_files_only else "HF_HUB_OFFLINE"
+    if (why := _forbidding(access)) is not None:
         raise OfflineError(
             f"Files of {repo_id} are not in the cache, and {why} forbids requests to ModelScope. Unset it once."
         )

@@ -80,11 +80,7 @@ def commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> l
 def fetch_small_file(
     api: Any, repo_id: str, commit: str, name: str, target: Path, expected: tuple[int, str], deadline: Deadline
 ) -> None:
-    """Download a file without the progress bar of the SDK.
-
-    Raises:
-        DamagedDownloadError: Size or SHA-256 differ from the expected ones.
-    """
+    """Download a file without the progress bar of the SDK, and check its size and SHA-256."""
     digest, size = hashlib.sha256(), 0
     target.parent.mkdir(parents=True, exist_ok=True)
     answer = api.legacy.download_stream(repo_id, "model", name, commit, headers={"Accept-Encoding": "identity"})
@@ -102,11 +98,7 @@ def fetch_small_file(
 
 @contextmanager
 def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Convert exceptions of the SDK to errors of this package.
-
-    Raises:
-        HFHubIntegrationError: For any error of the SDK or of the cache on disk.
-    """
+    """Convert exceptions of the SDK and of the cache on disk to errors of this package."""
     import requests
     from modelscope_hub import errors
 

@@ -118,7 +118,7 @@ def profile_file(
                 "--sequence-length or --height."
             ) from error
         events = parse_json(Path(session.end_profiling()).read_bytes(), _LARGEST_PROFILE)
-    recorded = _recorded(events, warmup)
+    recorded = len(_model_runs(events)) - warmup
     if recorded < 1:
         raise ProfileError(
             f"The profiler of ONNX Runtime recorded only {recorded + warmup} of {warmup + runs} runs of {path}. Pass "
@@ -199,13 +199,11 @@ def _candidates(graph: Graph, event: Mapping[str, Any], is_inside: bool) -> list
 
 def _model_runs(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
     """Return start and end of each recorded run, in microseconds."""
-    found = (event for event in events if event.get("name") == "model_run")
-    return sorted((int(run["ts"]), int(run["ts"]) + int(run["dur"])) for run in found)
+    return sorted((int(event["ts"]), _end(event)) for event in events if event.get("name") == "model_run")
 
 
-def _recorded(events: Sequence[Mapping[str, Any]], warmup: int) -> int:
-    """Return the number of recorded runs after the warm-up; negative if the warm-up is incomplete."""
-    return len(_model_runs(events)) - warmup
+def _end(event: Mapping[str, Any]) -> int:
+    return int(event["ts"]) + int(event["dur"])
 
 
 def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float, bool]]:
@@ -220,11 +218,7 @@ def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, 
     for events in threads.values():
         enclosing: list[Mapping[str, Any]] = []
         for event in sorted(events, key=lambda event: (int(event["ts"]), -int(event["dur"]))):
-            while enclosing and int(enclosing[-1]["ts"]) + int(enclosing[-1]["dur"]) < int(event["ts"]) + int(
-                event["dur"]
-            ):
-                enclosing.pop()
-            while enclosing and int(enclosing[-1]["ts"]) + int(enclosing[-1]["dur"]) <= int(event["ts"]):
+            while enclosing and (_end(enclosing[-1]) < _end(event) or _end(enclosing[-1]) <= int(event["ts"])):
                 enclosing.pop()
             if enclosing:
                 own[id(enclosing[-1])] -= float(event["dur"])

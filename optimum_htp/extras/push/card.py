@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from optimum_htp.errors import MetadataError, PushError
 from optimum_htp.extras.contents import OnnxFile
-from optimum_htp.extras.push.layouts import TRANSFORMERS_JS
+from optimum_htp.extras.push import TRANSFORMERS_JS
 from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules
@@ -25,7 +25,7 @@ from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_header
 from optimum_htp.parsing import json_or_none
-from optimum_htp.report.markdown import as_cell, module_cell
+from optimum_htp.report.markdown import MODULE_COLUMNS, as_cell, heading, module_cells, row
 from optimum_htp.report.outline import size_text
 from optimum_htp.report.texts import json_text
 
@@ -49,10 +49,8 @@ _HUGGING_FACE: Final = (None, "huggingface")
 class CardEntry(NamedTuple):
     """The content of a card about a file: model, license and task in the metadata, the rest in our section.
 
-    Attributes:
-        row: Row of the table of files.
-        origin: Sentence about the source model.
-        code: Code that loads the model, if the repo has no other; only the first file of a model has it.
+    `row` is a row of the table of files, `origin` a sentence about the source model. `code` loads the model if the
+    repo has no other; only the first file of a model has it.
     """
 
     model: str | None
@@ -65,13 +63,7 @@ class CardEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Pushed:
-    """An ONNX file and its place in a repo.
-
-    Attributes:
-        file: The file.
-        name: Name in the repo.
-        size: Size with external data, in bytes.
-    """
+    """An ONNX file, its name in a repo, and its size with external data in bytes."""
 
     file: OnnxFile
     name: str
@@ -79,19 +71,11 @@ class Pushed:
 
 
 def completed_card(
-    repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str, there: Collection[str] = ()
+    repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str, there: Collection[str]
 ) -> str:
-    """Return a model card that lists these files, and the files of earlier pushes.
+    """Return a model card that lists these files (at least one), and the files of earlier pushes.
 
-    Args:
-        repo_id: The repo.
-        files: The pushed files, at least one.
-        card: The existing card; None for a new one.
-        layout: File layout of the repo.
-        there: Names of the existing files of the repo.
-
-    Raises:
-        PushError: The existing card cannot be read.
+    It extends an existing card. `there` contains the names of the existing files of the repo.
     """
     import yaml
     from huggingface_hub import ModelCard
@@ -119,9 +103,9 @@ def completed_card(
             made.data.pop(name)
             if name in known:
                 made.data[name] = known[name]
-    there = made.data.get("tags") or []
-    there = [there] if isinstance(there, str) else there
-    made.data["tags"] = [*there, *(tag for tag in known["tags"] if tag not in there)]
+    tags = made.data.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else tags
+    made.data["tags"] = [*tags, *(tag for tag in known["tags"] if tag not in tags)]
     if _OURS.search(made.text):
         made.text = _OURS.sub(lambda _: section, made.text, count=1)
     else:
@@ -200,8 +184,7 @@ def _section(
             "",
             "## Files",
             "",
-            "| file | task | opset | size | nodes | whose module is known |",
-            "| --- | --- | --- | ---: | ---: | ---: |",
+            *heading(["file", "task", "opset", "size", "nodes", "whose module is known"]),
             *(entries[name].row for name in sorted(entries)),
             "",
             *(tables[name] for name in sorted(tables)),
@@ -284,16 +267,8 @@ def _row(pushed: Pushed) -> str:
     nodes = sum(coverage.values())
     known = nodes - sum(coverage.get(rule.value, 0) for rule in LAST_RESORTS)
     opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
-    share = f"{known / nodes:.0%}" if nodes else ""
-    cells = [
-        as_cell(pushed.name),
-        as_cell(pushed.file.record.task or ""),
-        as_cell(opset),
-        size_text(pushed.size),
-        f"{nodes:,}" if nodes else "",
-        share,
-    ]
-    return f"| {' | '.join(cells)} |"
+    texts = map(as_cell, (pushed.name, pushed.file.record.task or "", opset))
+    return row([*texts, size_text(pushed.size), *((f"{nodes:,}", f"{known / nodes:.0%}") if nodes else ("", ""))])
 
 
 def _modules(files: Sequence[Pushed]) -> Iterator[tuple[str, str]]:
@@ -303,17 +278,8 @@ def _modules(files: Sequence[Pushed]) -> Iterator[tuple[str, str]]:
             modules = summarize(*read_modules(pushed.file.path))
         except MetadataError:
             continue
-        lines = [_table_heading(pushed.name), ""]
-        lines += ["| module | class | nodes | parameters | size |", "| --- | --- | ---: | ---: | ---: |"]
-        for module in _shown(modules):
-            cells = [
-                module_cell(module.name),
-                as_cell(module.class_name),
-                f"{module.nodes:,}",
-                f"{module.parameters:,}",
-            ]
-            lines.append(f"| {' | '.join([*cells, size_text(module.bytes)])} |")
-        yield pushed.name, "\n".join([*lines, ""])
+        rows = [row(module_cells(vars(module))) for module in _shown(modules)]
+        yield pushed.name, "\n".join([_table_heading(pushed.name), "", *heading(MODULE_COLUMNS), *rows, ""])
 
 
 def _table_heading(name: str) -> str:
@@ -322,9 +288,9 @@ def _table_heading(name: str) -> str:
 
 def _table_in(section: str, name: str) -> Iterator[str]:
     """Yield the table of modules of a file from an earlier push."""
-    _, heading, rest = section.partition(f"\n{_table_heading(name)}\n\n")
+    _, found, rest = section.partition(f"\n{_table_heading(name)}\n\n")
     rows = list(itertools.takewhile(lambda line: line.startswith("| "), rest.splitlines()))
-    if heading and rows:
+    if found and rows:
         yield "\n".join([_table_heading(name), "", *rows, ""])
 
 

@@ -12,6 +12,7 @@ from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
 from optimum_htp.cli.options import add_hub_arguments, add_json_argument, hub_access
 from optimum_htp.commands import Destination
+from optimum_htp.extras.push import LAYOUTS, OPTIMUM
 
 __all__ = ["PushCommand", "PushDestination", "add_push_options", "privacy"]
 
@@ -100,7 +101,7 @@ def add_push_options(parser: Any) -> None:
     parser.add_argument("--create-pr", action="store_true", help="Open a pull request instead of a commit to main.")
     parser.add_argument(
         "--layout",
-        choices=("optimum", "transformers.js"),
-        default="optimum",
+        choices=LAYOUTS,
+        default=OPTIMUM,
         help="File layout in the repo: as on disk (default), or as transformers.js expects (onnx/model.onnx).",
     )

@@ -1,10 +1,15 @@
-"""Pushes stamped ONNX files to the Hugging Face Hub, with configs and a model card, in one commit."""
+"""Pushes stamped ONNX files to the Hugging Face Hub, with configs and a model card, in one commit.
+
+transformers.js reads configs from the root of a repo and models from `onnx/`: `model.onnx`, or for another type of
+weights `model_quantized.onnx`, `model_fp16.onnx`, `model_q4.onnx`.
+Source: https://huggingface.co/docs/transformers.js/guides/dtypes
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -18,42 +23,26 @@ from optimum_htp.extras.contents import (
     refuse_code_among,
     refuse_link_out,
 )
+from optimum_htp.extras.endpoint.environment import ARCHIVE
 from optimum_htp.extras.endpoint.folder import HANDLER, REQUIREMENTS, is_own
-from optimum_htp.extras.endpoint.light import ARCHIVE
+from optimum_htp.extras.push import LAYOUTS, OPTIMUM, TRANSFORMERS_JS
 from optimum_htp.extras.push.card import Pushed, completed_card
-from optimum_htp.extras.push.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
-from optimum_htp.extras.push.writing import CARD, Commit, commit_files, look_at
+from optimum_htp.extras.push.writing import CARD, PushResult, commit_files, look_at
 from optimum_htp.hierarchy.traces import warn_of_traces
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
-from optimum_htp.onnxfile import read_graph
+from optimum_htp.onnxfile import external_files, read_graph, rename_model
+from optimum_htp.onnxfile.copying import link_or_copy
+from optimum_htp.onnxfile.operators import PACKED, is_quantization, number_of_bits
 from optimum_htp.onnxfile.replace_files import Watch
 
-__all__ = ["PushResult", "push"]
+__all__ = ["push"]
 
 logger = get_logger(__name__)
 
-
 _ENDPOINT: Final = (HANDLER, REQUIREMENTS, ARCHIVE)
-
-
-@dataclass(frozen=True)
-class PushResult:
-    """Result of a push.
-
-    Attributes:
-        repo_id: The repo.
-        commit: Full commit.
-        url: Page of the commit or of the pull request.
-        files: Names of the pushed files in the repo.
-        changed: Whether a commit was created; False if the repo already had these files.
-    """
-
-    repo_id: str
-    commit: str
-    url: str
-    files: tuple[str, ...]
-    changed: bool = True
+_WEB_FOLDER: Final = "onnx"
+_WEB_SUFFIXES: Final = ("_quantized", "_int8", "_uint8", "_fp16", "_q4f16", "_q4", "_bnb4")
 
 
 def push(
@@ -74,7 +63,7 @@ def push(
         repo_id: The repo (`org/name`); it is created if it does not exist.
         private: Whether a new repo is private. None if it is private for a private or gated model only.
         create_pr: Whether to open a pull request instead.
-        layout: `optimum` for the names on disk; `transformers.js` for `onnx/model.onnx`, with the configs at the root.
+        layout: One of `LAYOUTS`.
         message: Message of the commit.
         access: Token, and cache of the configs.
 
@@ -108,7 +97,7 @@ def push(
             warn_of_traces(model.path, read_graph(model.path))
         if private is None and any(model.record.private or model.record.gated for model in models):
             private = True
-        done = commit_files(
+        return commit_files(
             target,
             {CARD: card.encode(), **files},
             message=message or f"Add {_named(models)}",
@@ -116,19 +105,60 @@ def push(
             create_pr=create_pr,
             token=access.token,
         )
-    return _result(done, [CARD, *files])
 
 
 def _placed(model: OnnxFile, layout: str, workspace: Path) -> dict[str, Path]:
     """Return a file and its external data by their names in the repo; the file is first."""
     if layout == TRANSFORMERS_JS:
         workspace.mkdir()
-        return web_file(model, workspace)
+        return _web_file(model, workspace)
     folder = PurePosixPath(model.name).parent
     data = {(folder / location).as_posix(): model.path.parent / location for location in model.data}
     if data and model.path.name != PurePosixPath(model.name).name:
         raise PushError(f"{model.path} was renamed without its external data. Rename it to {model.name}.")
     return {model.name: model.path, **data}
+
+
+def _web_file(file: OnnxFile, workspace: Path) -> dict[str, Path]:
+    """Return an ONNX file and its external data, by their names for transformers.js.
+
+    If the data must be renamed, a changed copy is written to the workspace, an empty folder.
+    """
+    if file.record.export_library == "diffusers" or file.record.submodule is not None:
+        raise PushError(f"transformers.js cannot load {file.path}. Omit --layout {TRANSFORMERS_JS}.")
+    name = PurePosixPath(file.name).name if file.record.onnx_files else f"model{_weights(file)}.onnx"
+    source = file.path
+    data = file.data
+    if data and name != source.name:
+        source = workspace / file.path.name
+        source.write_bytes(file.path.read_bytes())  # a file is small without its data
+        for location in data:
+            (workspace / location).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy((file.path.parent / location).resolve(), workspace / location)
+        rename_model(source, workspace / name)
+        source = workspace / name
+        data = external_files(source)
+    folder = PurePosixPath(_WEB_FOLDER)
+    found = {(folder / location).as_posix(): source.parent / location for location in data}
+    return {(folder / name).as_posix(): source, **found}
+
+
+def _weights(file: OnnxFile) -> str:
+    """Return the suffix of transformers.js for the type of the weights, from the file name or the graph."""
+    stem = PurePosixPath(file.name).stem
+    named = next((suffix for suffix in _WEB_SUFFIXES if stem.endswith(suffix)), None)
+    if named is not None:
+        return named
+    graph = read_graph(file.path)
+    operators = {node.op_type for node in graph.nodes}
+    if "MatMulBnb4" in operators:
+        return "_bnb4"
+    if any(node.op_type in PACKED and number_of_bits(node.op_type, node.integers) == 4 for node in graph.nodes):
+        return "_q4"
+    if any(is_quantization(operator) for operator in operators):
+        return "_quantized"
+    kinds = Counter(tensor.dtype for tensor in graph.initializers)
+    return "_fp16" if kinds["float16"] > kinds["float32"] else ""
 
 
 def _together(placed: Sequence[tuple[OnnxFile, dict[str, Path]]]) -> dict[str, Path]:
@@ -188,7 +218,3 @@ def _named(models: Sequence[OnnxFile]) -> str:
     first = models[0].record
     others = f" and {len(models) - 1} more" if len(models) > 1 else ""
     return f"{models[0].name}{others}, ONNX of {first.source}"
-
-
-def _result(done: Commit, names: Sequence[str]) -> PushResult:
-    return PushResult(done.repo_id, done.commit, done.pr_url or done.url, tuple(sorted(names)), done.changed)

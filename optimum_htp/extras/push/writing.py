@@ -35,7 +35,7 @@ from optimum_htp.version import __version__
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-__all__ = ["CARD", "Commit", "Target", "commit_files", "look_at"]
+__all__ = ["CARD", "PushResult", "Target", "commit_files", "look_at"]
 
 logger = get_logger(__name__)
 
@@ -49,13 +49,9 @@ _BAD_REQUEST: Final = 400
 
 @dataclass(frozen=True)
 class Target:
-    """The present state of a repo to write to.
+    """The present state of a repo to write to: the commit of its main branch, its model card, and its files.
 
-    Attributes:
-        repo_id: Repo id with the owner.
-        commit: Commit of its main branch; None if the repo does not exist or is not visible.
-        card: Its model card, or None.
-        files: Names of its files.
+    The commit is None if the repo does not exist or is not visible.
     """
 
     repo_id: str
@@ -65,34 +61,21 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """A created commit.
+class PushResult:
+    """Result of a push: the full commit, its page or that of the pull request, and the names of the files in the repo.
 
-    Attributes:
-        repo_id: The repo.
-        commit: Full commit.
-        url: Page of the commit.
-        pr_url: Page of the pull request, or None.
-        changed: Whether a commit was created; False if the repo already had these files.
+    `changed` is False if the repo already had these files, so that no commit was created.
     """
 
     repo_id: str
     commit: str
     url: str
-    pr_url: str | None = None
+    files: tuple[str, ...]
     changed: bool = True
 
 
-def look_at(repo_id: str, token: str | bool | None = None) -> Target:
-    """Return the present state of a repo.
-
-    Args:
-        repo_id: The repo; without an owner, a repo of the user.
-        token: Bearer token; None for the token of the environment or of the saved login.
-
-    Raises:
-        HFHubIntegrationError: The Hub cannot be reached or rejects the token; the subclass is the reason.
-    """
+def look_at(repo_id: str, token: str | bool | None) -> Target:
+    """Return the present state of a repo; without an owner, of a repo of the user."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -128,22 +111,12 @@ def commit_files(
     message: str,
     private: bool | None = None,
     create_pr: bool = False,
-    token: str | bool | None = None,
-) -> Commit:
-    """Write files to a repo in one commit; create the repo if it does not exist.
+    token: str | bool | None,
+) -> PushResult:
+    """Write files, by their name in the repo, in one commit; create the repo if it does not exist.
 
-    Args:
-        target: The state of the repo. If it has changed since, nothing is written.
-        files: The files, by name in the repo.
-        message: First line of the message of the commit.
-        private: Whether a new repo is private; None for the default of the owner.
-        create_pr: Whether to open a pull request instead of writing to the main branch.
-        token: Bearer token.
-
-    Raises:
-        AccessDeniedError: The token has no write access.
-        PushError: The Hub rejects the files, or the repo has changed. Nothing was written.
-        HFHubIntegrationError: The Hub cannot be reached; the subclass is the reason.
+    If the repo has changed since `look_at`, nothing is written. `private` concerns a new repo; None is the default of
+    its owner.
     """
     from huggingface_hub import CommitOperationAdd
 
@@ -162,7 +135,8 @@ def commit_files(
             parent_commit=target.commit,
         )
         done = _transferred(target.repo_id, commit)
-    return Commit(target.repo_id, done.oid, str(done.commit_url), done.pr_url, done.oid != target.commit)
+    url = done.pr_url or str(done.commit_url)
+    return PushResult(target.repo_id, done.oid, url, tuple(sorted(files)), changed=done.oid != target.commit)
 
 
 def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:

@@ -10,7 +10,7 @@ from optimum_htp.errors import ComparisonError
 from optimum_htp.onnxfile import Graph, contained_files, read_without_weights
 from optimum_htp.onnxfile.operators import RANDOM
 from optimum_htp.onnxfile.wire import encode_bytes_field
-from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
+from optimum_htp.profiling import DATA_FOLDER, can_map_weights
 
 __all__ = ["OnnxValues", "refuse_random"]
 

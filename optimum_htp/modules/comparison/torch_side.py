@@ -15,9 +15,14 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import LocalSource, locate
-from optimum_htp.profiling.fitting import fitting_sizes, refuse_mismatches, with_fixed_shapes
 from optimum_htp.profiling.inputs import default_sizes
-from optimum_htp.profiling.optimum_inputs import exported_part, inputs_of_part
+from optimum_htp.profiling.optimum_inputs import (
+    exported_part,
+    fitting_sizes,
+    inputs_of_part,
+    refuse_mismatches,
+    with_fixed_shapes,
+)
 from optimum_htp.resolve.export_manifest import ExportManifest, manifest_of
 
 __all__ = ["TorchValues", "open_torch_model"]

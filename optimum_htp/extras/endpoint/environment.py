@@ -1,7 +1,8 @@
-"""Endpoints without PyTorch: the supported models, and the ZIP archive of this package.
+"""What an endpoint runs with: `requirements.txt`, and without PyTorch the ZIP archive of this package.
 
-`requirements.txt` cannot exclude dependencies of a distribution, and optimum-htp depends on PyTorch. So the endpoint
-contains this package as a ZIP file that Python imports from. The ZIP includes the bytecode for the running Python.
+`requirements.txt` has the exact versions of the installed distributions. It cannot exclude dependencies of a
+distribution, and optimum-htp depends on PyTorch. So an endpoint without PyTorch contains this package as a ZIP file
+that Python imports from. The ZIP includes the bytecode for the running Python.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import platform
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from importlib._bootstrap_external import _code_to_hash_pyc  # type: ignore[attr-defined]
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import OptimumHTPError
+from optimum_htp.errors import MissingDependencyError, OptimumHTPError
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, WEIGHTS
 from optimum_htp.parsing import json_or_none
 from optimum_htp.runtime.alternatives import WITH_OPTIMUM
@@ -26,22 +30,23 @@ from optimum_htp.runtime.images import load_image_processor
 from optimum_htp.runtime.model import GENERATING, TASKS
 from optimum_htp.runtime.tokenizer_files import load_tokenizer
 
-__all__ = ["ARCHIVE", "archive", "distributions", "is_archive", "reason_against"]
+__all__ = ["ARCHIVE", "archive", "are_pinned", "distributions", "is_archive", "pinned", "reason_against"]
 
 ARCHIVE: Final = "optimum_htp.zip"
 _PACKAGE: Final = "optimum_htp"
 _BASE: Final = ("numpy", "onnxruntime", "packaging", "pluggy", "tokenizers")
 _TIME: Final = (1980, 1, 1, 0, 0, 0)  # the earliest date in a ZIP
+_HEADING: Final = "# What the handler was made with"
+_PYTORCH: Final = "https://download.pytorch.org/whl/"
+_LINES: Final = re.compile(
+    rf"{_HEADING}, on Python [0-9][0-9a-z.+]{{,20}}\.\n(--extra-index-url {_PYTORCH}(cpu|cu[0-9]{{1,4}})\n)*"
+    r"([a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9a-z.!]{,40}\n)+",
+    re.ASCII,
+)
 
 
 def reason_against(task: str, name: str, configs: Mapping[str, Path]) -> str | None:
-    """Return why a model cannot be served without PyTorch; None if it can.
-
-    Args:
-        task: The task of the pipeline.
-        name: The model's file, for messages.
-        configs: Its config and preprocessor files, by name.
-    """
+    """Return why a model (with a name for messages) cannot be served without PyTorch; None if it can."""
     if task not in TASKS:
         return f"{task} is not supported without transformers"
     contents = {file: path.read_bytes() for file, path in configs.items() if "/" not in file}
@@ -107,3 +112,50 @@ def _sources() -> dict[str, bytes]:
 
     add(files(_PACKAGE), _PACKAGE)
     return found
+
+
+def pinned(names: Iterable[str]) -> str:
+    """Return a requirements file of distributions (`optimum-onnx[onnxruntime]`) and their dependencies."""
+    found: dict[str, str] = {}
+    for name in names:
+        _add(name, found, needed=True)
+    builds = sorted({local for version in found.values() if (local := version.partition("+")[2])})
+    lines = [f"{_HEADING}, on Python {platform.python_version()}."]
+    lines += [f"--extra-index-url {_PYTORCH}{build}" for build in builds if build == "cpu" or build.startswith("cu")]
+    lines += [f"{name}=={version.partition('+')[0]}" for name, version in sorted(found.items())]
+    return "\n".join(lines) + "\n"
+
+
+def are_pinned(text: str) -> bool:
+    """Whether a text has the form of a result of `pinned`, without additions."""
+    return _LINES.fullmatch(text) is not None
+
+
+def _add(text: str, found: dict[str, str], *, needed: bool = False) -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    wanted = Requirement(text)
+    try:
+        distribution = metadata.distribution(wanted.name)
+    except metadata.PackageNotFoundError as error:
+        if needed:
+            raise MissingDependencyError(
+                f"{wanted.name} is not installed, so its version cannot be pinned. Run `pip install {wanted.name}`."
+            ) from error
+        return  # an optional dependency, or a dependency on another system
+    name = canonicalize_name(distribution.metadata["Name"])
+    new = name not in found
+    found[name] = distribution.version
+    if new or wanted.extras:
+        for inner in _requirements(distribution, wanted.extras):
+            _add(inner, found)
+
+
+def _requirements(distribution: metadata.Distribution, extras: Iterable[str]) -> Iterator[str]:
+    from packaging.requirements import Requirement
+
+    for text in distribution.requires or ():
+        marker = Requirement(text).marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield text.partition(";")[0]
