@@ -29,7 +29,13 @@ __all__ = ["HUGGING_FACE", "answers", "commands", "destinations", "hub", "hub_of
 logger = get_logger(__name__)
 
 HUGGING_FACE: Final = "huggingface"
-_BUILT_IN: Final = ("optimum_htp.hubs.huggingface", "optimum_htp.extras")
+_BUILT_IN: Final = (
+    "optimum_htp.hubs.huggingface",
+    *(
+        f"optimum_htp.extras.{name}"
+        for name in ("batch", "bom", "endpoint", "mirror", "modelscope", "profile", "push")
+    ),
+)
 _GROUP: Final = "optimum_htp"
 _LOADING: Final = ForkSafeLock(threading.RLock)  # Files are processed in parallel, and each plugin is loaded once.
 
