@@ -11,19 +11,17 @@ next to the manifest. The content of a commit never changes: files may be added,
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from optimum_htp.errors import MirrorError
-from optimum_htp.parsing import is_inside, parse_json
+from optimum_htp.parsing import is_inside, is_sha256, parse_json
 
 __all__ = ["MANIFEST", "ListedFile", "MirrorManifest"]
 
 MANIFEST: Final = ".optimum-htp.json"
 _VERSION: Final = 1
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,6 @@ def _name(name: Any) -> str:
 
 def _digest(content: Any) -> ListedFile:
     size, sha256 = content["size"], content["sha256"]
-    if type(size) is not int or size < 0 or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    if type(size) is not int or size < 0 or not is_sha256(sha256):
         raise ValueError(f"{content!r} is not size and SHA-256 of a file")
     return ListedFile(size, sha256)

@@ -24,10 +24,10 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.errors import MirrorError, OptimumHTPError
 from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.hubs.responses import COMMIT
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.origin.mirror_manifest import MANIFEST, ListedFile, MirrorManifest
+from optimum_htp.parsing import is_commit
 
 __all__ = ["MirrorFolder", "fetch", "listed", "mirrors", "snapshot"]
 
@@ -116,7 +116,7 @@ def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess)
 
     The result is also None for a revision that is not a full commit.
     """
-    if revision is None or not COMMIT.fullmatch(revision):
+    if not is_commit(revision):
         return None
     wanted = MirrorManifest(provider, repo_id, revision)
     for url in mirrors():

@@ -22,10 +22,9 @@ from typing import Final
 from uuid import uuid4
 
 from optimum_htp.hubs.base import FileDigest, HubAccess
-from optimum_htp.hubs.responses import COMMIT, SHA256
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace_file import replaced_atomically
-from optimum_htp.parsing import is_text
+from optimum_htp.parsing import is_commit, is_sha256, is_text
 
 __all__ = ["RepoCache", "is_blob_name", "is_known_missing"]
 
@@ -80,20 +79,20 @@ class RepoCache:
     def commits(self, prefix: str) -> list[str]:
         """Return the commits in the cache that begin with a prefix."""
         found = (path.name for path in self.snapshot("").glob(f"{prefix}*"))
-        return sorted(name for name in found if COMMIT.fullmatch(name))
+        return sorted(filter(is_commit, found))
 
     def commit(self, revision: str) -> str | None:
         """Return the commit of a revision at its last lookup; None if its files are not in the cache.
 
         A truncated ref is ignored.
         """
-        if not COMMIT.fullmatch(revision):
+        if not is_commit(revision):
             path = self._ref(revision)
             try:
                 revision = path.read_text(encoding="utf-8").strip() if path is not None else ""
             except (OSError, ValueError):
                 return None
-        return revision if COMMIT.fullmatch(revision) and self.snapshot(revision).is_dir() else None
+        return revision if is_commit(revision) and self.snapshot(revision).is_dir() else None
 
     def note(self, ref: str, commit: str) -> None:
         """Record the commit of a branch or tag, for use while the Hub is unreachable."""
@@ -136,9 +135,9 @@ class RepoCache:
                 return None
         except OSError:
             return None
-        if COMMIT.fullmatch(blob.name):  # A sha1 in hexadecimal has the same form.
+        if is_commit(blob.name):  # A sha1 has the same form.
             return FileDigest(sha1=blob.name)
-        return FileDigest(sha256=blob.name) if SHA256.fullmatch(blob.name) else None
+        return FileDigest(sha256=blob.name) if is_sha256(blob.name) else None
 
     @contextmanager
     def filling(self, etag: str) -> Iterator[Callable[[bytes], object]]:
