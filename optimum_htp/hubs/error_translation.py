@@ -29,9 +29,8 @@ from optimum_htp.errors import (
     RepoDisabledError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE
+from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE, retry_after
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, http_errors
-from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
 
 __all__ = ["is_away", "refusal", "too_many_requests", "translated_errors"]
@@ -45,11 +44,7 @@ _INCONSISTENT: Final = "Consistency check failed"
 
 @contextmanager
 def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Convert exceptions of huggingface_hub during requests for a repo to exceptions of this package.
-
-    Raises:
-        OptimumHTPError: For any error of huggingface_hub, of HTTP, or of the cache on disk.
-    """
+    """Convert errors of huggingface_hub, of HTTP and of the cache on disk to exceptions of this package."""
     from huggingface_hub import errors
 
     failures = _failures()

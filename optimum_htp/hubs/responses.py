@@ -28,11 +28,7 @@ T = TypeVar("T")
 
 
 def content_of(body: bytes, about: str) -> Any:
-    """Return the content of a JSON response.
-
-    Raises:
-        HubServerError: It is not JSON, or nested too deep.
-    """
+    """Return the content of a JSON response; `about` is what it is for."""
     try:
         return parse_json(body)
     except ValueError as error:
@@ -42,12 +38,7 @@ def content_of(body: bytes, about: str) -> Any:
 
 
 def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
-    """Return the information about a repo in a Hub's response.
-
-    Args:
-        content: Content of the response.
-        repo_id: The requested repo. The response for a renamed repo contains its new name.
-        revision: The requested revision.
+    """Return the information about the requested repo in a response, which has the new name of a renamed repo.
 
     Raises:
         HubServerError: The response contains no commit, another commit than requested, or no files.
@@ -88,11 +79,7 @@ def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
 
 
 def commit_ids(content: Any, about: str) -> list[str]:
-    """Return the commits in one page of a repo's history.
-
-    Raises:
-        HubServerError: It is not a list of commits.
-    """
+    """Return the commits in one page of a repo's history."""
     if not isinstance(content, list):
         raise _useless(about, "is not a list of commits")
     found = (entry.get("id") for entry in content if isinstance(entry, dict))
@@ -100,11 +87,7 @@ def commit_ids(content: Any, about: str) -> list[str]:
 
 
 def file_digests(content: Any, about: str) -> dict[str, FileDigest]:
-    """Return the digests in a page of a commit's tree, by file.
-
-    Raises:
-        HubServerError: It is not such a page.
-    """
+    """Return the digests in a page of a commit's tree, by file."""
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise _useless(about, "is not a list of files")
     found = {}

@@ -24,8 +24,7 @@ from optimum_htp.errors import (
     UnreadableUrlError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
-from optimum_htp.hubs.huggingface.ranges import file_at, open_address
+from optimum_htp.hubs.huggingface.ranges import ONNX_HEAD, file_at, onnx_window, open_address
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.reader import ModelHeader, header_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow

@@ -26,13 +26,13 @@ def redirecting(hub, monkeypatch):
     """Set HF_ENDPOINT to a mirror that redirects everything to the Hub with 308."""
     from huggingface_hub import constants, file_download
 
-    from optimum_htp.hubs import redirects
+    from optimum_htp.hubs import http
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.mirror)
     for module in (constants, file_download):
         template = hub.mirror + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr(redirects, "_HUBS", (*redirects._HUBS, hub.url))
+    monkeypatch.setattr(http, "_HUBS", (*http._HUBS, hub.url))
     return hub
 
 
@@ -60,10 +60,10 @@ def test_mirror_that_redirects_to_the_hub_is_followed_with_the_token(redirecting
 
 
 def test_token_is_not_sent_to_other_redirect_targets(redirecting, hub, access, monkeypatch):
-    from optimum_htp.hubs import redirects
+    from optimum_htp.hubs import http
     from optimum_htp.plugins import hub as huggingface
 
-    monkeypatch.setattr(redirects, "_HUBS", ())
+    monkeypatch.setattr(http, "_HUBS", ())
     hub.add("org/mirrored", {"config.json": b"{}"})
     with hub.recorded() as requests:
         huggingface().info("org/mirrored", None, replace(access, token="hf_mine"))

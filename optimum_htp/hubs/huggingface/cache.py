@@ -51,12 +51,7 @@ def is_known_missing(repo_id: str, name: str, cache_dir: str | Path | None, revi
 
 
 class RepoCache:
-    """A repo's folder in the cache.
-
-    Args:
-        repo_id: The repo.
-        access: Contains the location of the cache.
-    """
+    """A repo's folder in the cache that `access` names."""
 
     def __init__(self, repo_id: str, access: HubAccess) -> None:
         from huggingface_hub import constants

@@ -23,13 +23,12 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
 from optimum_htp.hubs.deadline import Deadline, in_parallel
 from optimum_htp.hubs.error_translation import refusal, translated_errors
-from optimum_htp.hubs.http import Answer, ask
+from optimum_htp.hubs.http import Answer, ask, token_headers
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.large_files import fetch_large_files
-from optimum_htp.hubs.huggingface.ranges import open_hub_file
+from optimum_htp.hubs.huggingface.ranges import ONNX_HEAD, onnx_window, open_hub_file
 from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
 from optimum_htp.hubs.responses import commit_ids, content_of, file_digests, front_matter, repo_info
 from optimum_htp.masking import get_logger
@@ -197,7 +196,7 @@ class HuggingFaceHub(Hub):
                 f"{names[0]} of {repo_id} at {commit} is not cached, and local_files_only is set. Run once without it "
                 "to download the file."
             )
-        headers, deadline = _headers(access), Deadline()
+        headers, deadline = token_headers(access), Deadline()
         small = [
             functools.partial(
                 fetch_small_file, repo_id, commit, name, cache, headers, deadline, anew=access.force_download
@@ -213,11 +212,7 @@ class HuggingFaceHub(Hub):
                 bar.update()
 
     def _asked(self, url: str, repo_id: str, revision: str | None, access: HubAccess, deadline: Deadline) -> Answer:
-        """Send a request whose response is read completely; return the response.
-
-        Raises:
-            HFHubIntegrationError: The Hub rejects the request.
-        """
+        """Send a request whose response is read completely; return the response, if it is not a rejection."""
         from huggingface_hub import constants
         from huggingface_hub.utils import validate_repo_id
 
@@ -226,7 +221,7 @@ class HuggingFaceHub(Hub):
             ask,
             "GET",
             url,
-            {**_headers(access), "Accept-Encoding": "gzip"},
+            {**token_headers(access), "Accept-Encoding": "gzip"},
             deadline,
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             limit=_LARGEST_ANSWER,
@@ -245,11 +240,7 @@ class HuggingFaceHub(Hub):
         return commits
 
     def _pages(self, url: str, repo_id: str, revision: str | None, access: HubAccess) -> Iterator[Answer]:
-        """Yield the pages of a long response.
-
-        Raises:
-            HubServerError: There are too many pages, or a page cannot be requested. A part is never used as the whole.
-        """
+        """Yield the pages of a long response. Too many pages are an error: a part is never used as the whole."""
         deadline = Deadline()
         for _ in range(_MOST_PAGES):
             answer = self._asked(url, repo_id, revision, access, deadline)
@@ -283,11 +274,7 @@ def _check_revision(repo_id: str, revision: str | None) -> None:
 
 
 def _next_page(url: str, named: str) -> str:
-    """Return the address of the next page on the contacted host. A proxy passes on the address of the Hub.
-
-    Raises:
-        HubServerError: The address on that host is unknown.
-    """
+    """Return the address of the next page on the contacted host. A proxy passes on the address of the Hub."""
     from huggingface_hub import constants
 
     following, here = urlsplit(urljoin(url, named)), urlsplit(url)
@@ -300,9 +287,3 @@ def _api(repo_id: str) -> str:
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/api/models/{repo_id}"
-
-
-def _headers(access: HubAccess) -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers
-
-    return dict(build_hf_headers(token=access.token))

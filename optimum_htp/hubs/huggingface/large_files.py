@@ -24,14 +24,12 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.deadline import Deadline, waiting_out
 from optimum_htp.hubs.error_translation import too_many_requests, translated_errors
-from optimum_htp.hubs.http import TOO_MANY_REQUESTS, ask, http_errors
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, ask, http_errors, redirection, token_headers
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
-from optimum_htp.hubs.limits import waiting_out
-from optimum_htp.hubs.redirects import redirection
 from optimum_htp.hubs.unreachable import CLIENT_LOGGER, causes, heard
 from optimum_htp.masking import get_logger
 
@@ -48,12 +46,7 @@ _expected = threading.local()
 
 
 def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: HubAccess) -> Iterator[None]:
-    """Download files in parallel, and yield as each one ends. Files that the commit does not have are left out.
-
-    Raises:
-        HubServerError: A header of the Hub leads out of the cache.
-        HFHubIntegrationError: The Hub does not provide the files; the subclass gives the reason.
-    """
+    """Download files in parallel, and yield as each one ends. Files that the commit does not have are left out."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -123,11 +116,9 @@ def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> s
     download files of Xet over HTTP.
     """
     from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
 
-    url, headers = hf_hub_url(repo_id, name, revision=commit), build_hf_headers(token=access.token)
-    timeout = float(constants.HF_HUB_ETAG_TIMEOUT)
-    answer = ask("HEAD", url, headers, Deadline(), timeout=timeout, limit=0, tries=1, stay=True)
+    url, timeout = hf_hub_url(repo_id, name, revision=commit), float(constants.HF_HUB_ETAG_TIMEOUT)
+    answer = ask("HEAD", url, token_headers(access), Deadline(), timeout=timeout, limit=0, tries=1, stay=True)
     here, there = urlsplit(url), urlsplit(answer.url)
     return None if here[:2] == there[:2] else f"{there.scheme}://{there.netloc}"
 
@@ -155,13 +146,8 @@ def _giving_up_stalls(blobs: Path) -> Iterator[None]:
     """Keep huggingface_hub from waiting for the same bytes longer than `Deadline` allows.
 
     It tries a request without a response, and a download without progress, six times, and this number cannot be set.
-    Before each further try it logs a warning in the waiting thread. Only then can it be stopped.
-
-    Args:
-        blobs: The folder that it writes to.
-
-    Raises:
-        TimeoutError: No bytes were received, and one more try would exceed the limit.
+    Before each further try it logs a warning in the waiting thread. Only then can it be stopped, by a `TimeoutError`.
+    `blobs` is the folder that it writes to.
     """
     stalls = _Stalls(blobs)
     with heard("huggingface_hub.file_download", stalls), heard(CLIENT_LOGGER, stalls):
