@@ -15,8 +15,7 @@ from optimum_htp.errors import (
 from optimum_htp.extras.mirror.filling import mirror_model
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.mirror_manifest import MANIFEST
-from optimum_htp.origin.mirrors import fetch
+from optimum_htp.origin.mirrors import MANIFEST, fetch
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
