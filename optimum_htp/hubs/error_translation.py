@@ -29,6 +29,7 @@ from optimum_htp.errors import (
     RepoDisabledError,
     RevisionNotFoundError,
 )
+from optimum_htp.hubs.base import repo_at
 from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE, retry_after
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, http_errors
 from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
@@ -97,7 +98,7 @@ def _failures() -> tuple[type[BaseException], ...]:
 def _explained(error: BaseException, repo_id: str, revision: str | None) -> OptimumHTPError:
     from huggingface_hub import errors
 
-    where = _where(repo_id, revision)
+    where = repo_at(repo_id, revision)
     chain = causes(error)
 
     def caused_by(*types: type[BaseException]) -> bool:
@@ -187,16 +188,12 @@ def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool 
         return _disabled(repo_id, revision)
     if code == "RepoNotFound" or (answer.status == 401 and message != "Invalid credentials in Authorization header"):
         return _no_model(repo_id)
-    return _refused(answer.status, answer.headers, _where(repo_id, revision))
-
-
-def _where(repo_id: str, revision: str | None) -> str:
-    return repo_id if revision is None else f"{repo_id} at {revision}"
+    return _refused(answer.status, answer.headers, repo_at(repo_id, revision))
 
 
 def _gated(repo_id: str, revision: str | None) -> GatedModelError:
     return GatedModelError(
-        f"{_where(repo_id, revision)} is gated. Request access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
+        f"{repo_at(repo_id, revision)} is gated. Request access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
     )
 
 
@@ -213,7 +210,7 @@ def _no_model(repo_id: str) -> ModelNotFoundError:
 
 def _disabled(repo_id: str, revision: str | None) -> RepoDisabledError:
     return RepoDisabledError(
-        f"The Hub has disabled {_where(repo_id, revision)}. See {_endpoint()}/{repo_id} for the reason; use another "
+        f"The Hub has disabled {repo_at(repo_id, revision)}. See {_endpoint()}/{repo_id} for the reason; use another "
         "model, or your own copy."
     )
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import HubServerError
-from optimum_htp.hubs.base import FileDigest, RepoInfo
+from optimum_htp.hubs.base import FileDigest, RepoInfo, repo_at
 from optimum_htp.masking import get_logger
 from optimum_htp.parsing import is_commit, is_inside, is_sha256, is_text, parse_json
 
@@ -43,7 +43,7 @@ def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
     Raises:
         HubServerError: The response contains no commit, another commit than requested, or no files.
     """
-    about = repo_id if revision is None else f"{repo_id} at {revision}"
+    about = repo_at(repo_id, revision)
     if not isinstance(content, dict):
         raise _useless(about, "is not a JSON object")
     commit = content.get("sha")

@@ -22,7 +22,7 @@ from optimum_htp.errors import (
     OptimumHTPError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
+from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo, repo_at
 from optimum_htp.hubs.deadline import Deadline, in_parallel
 from optimum_htp.hubs.error_translation import refusal, translated_errors
 from optimum_htp.hubs.http import Answer, ask, token_headers
@@ -104,7 +104,7 @@ class HuggingFaceHub(Hub):
         path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with translated_errors(repo_id, revision):
             answer = self._asked(f"{_api(repo_id)}{path}?{_WITH_DIGESTS}", repo_id, revision, access, Deadline())
-            content = content_of(answer.body, repo_id if revision is None else f"{repo_id} at {revision}")
+            content = content_of(answer.body, repo_at(repo_id, revision))
             info = repo_info(content, repo_id, revision)
         if isinstance(content.get("cardData"), dict) and content["cardData"]:
             return info

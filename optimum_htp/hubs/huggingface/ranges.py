@@ -24,7 +24,7 @@ from optimum_htp.errors import (
     OptimumHTPError,
     RangesNotServedError,
 )
-from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.base import HubAccess, repo_at
 from optimum_htp.hubs.deadline import Deadline
 from optimum_htp.hubs.error_translation import refusal, translated_errors
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask, headers_for, is_trusted, token_headers
@@ -220,12 +220,11 @@ def open_hub_file(repo_id: str, revision: str | None, path: str, access: HubAcce
     """
     from huggingface_hub import hf_hub_url
 
-    name = f"{path} of {repo_id}"
     if access.local_files_only:
-        at = "" if revision is None else f" at {revision}"
-        raise OfflineError(f"{name}{at} is not in the cache and local_files_only is set. Run once without it.")
+        where = repo_at(repo_id, revision)
+        raise OfflineError(f"{path} of {where} is not in the cache and local_files_only is set. Run once without it.")
     url = hf_hub_url(repo_id, path, revision=revision)
-    return RemoteFile(_Label(name, repo_id, revision), url, token_headers(access), head)
+    return RemoteFile(_Label(f"{path} of {repo_id}", repo_id, revision), url, token_headers(access), head)
 
 
 def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
