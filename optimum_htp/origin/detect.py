@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import InvalidModelReferenceError, ModelNotFoundError, OptimumHTPError, UnknownHubError
@@ -27,6 +27,9 @@ from optimum_htp.origin.source import (
 )
 
 __all__ = ["detect_model_source", "is_hub_model"]
+
+_FACTS: Final = ("pipeline_tag", "library_name", "author", "last_modified", "private", "gated", "downloads", "likes")
+_CARD_FACTS: Final = ("base_model", "license", "language", "task_categories")
 
 
 def is_hub_model(
@@ -158,19 +161,7 @@ def _describe(source: HubSource) -> dict[str, Any]:
     info = source.info
     if info is None:
         return {**known, "error": source.reason}
-    known |= {
-        name: getattr(info, name)
-        for name in (
-            "pipeline_tag",
-            "library_name",
-            "author",
-            "last_modified",
-            "private",
-            "gated",
-            "downloads",
-            "likes",
-        )
-    }
+    known |= {name: getattr(info, name) for name in _FACTS}
     known["tags"] = list(info.tags)
-    card = {name: getattr(info, name) for name in ("base_model", "license", "language", "task_categories")}
+    card = {name: getattr(info, name) for name in _CARD_FACTS}
     return known | {name: value for name, value in card.items() if value is not None}

@@ -17,18 +17,18 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from optimum_htp import plugins
-from optimum_htp.errors import MirrorError, OptimumHTPError
-from optimum_htp.hubs.base import Hub, HubAccess
+from optimum_htp.errors import MirrorError
+from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.parsing import is_commit, is_inside, is_sha256, parse_json
 
-__all__ = ["MANIFEST", "ListedFile", "MirrorFolder", "MirrorManifest", "fetch", "listed", "mirrors", "snapshot"]
+__all__ = ["MANIFEST", "ListedFile", "MirrorFolder", "MirrorManifest", "fetch", "listed", "mirrors"]
 
 logger = get_logger(__name__)
 
@@ -39,29 +39,6 @@ _PIECE: Final = 1 << 22  # Bytes per read.
 _LARGEST_MANIFEST: Final = 1 << 24  # Bytes.
 
 T = TypeVar("T")
-
-
-def snapshot(
-    hub: Hub,
-    repo_id: str,
-    commit: str,
-    files: Sequence[str],
-    access: HubAccess,
-    *,
-    optional: Sequence[str] = (),
-    ref: str | None = None,
-    progress: bool = False,
-) -> Path:
-    """Return a folder as `Hub.snapshot` does, with files from the Hub's cache, from a mirror, or from the Hub."""
-    if files and mirrors():
-        if not access.force_download:
-            try:
-                return hub.snapshot(repo_id, commit, files, replace(access, local_files_only=True), ref=ref)
-            except OptimumHTPError:
-                logger.debug("The cache does not contain all of %s of %s at %s", files, repo_id, commit)
-        if (folder := fetch(hub.name, repo_id, commit, files, access, optional=optional)) is not None:
-            return folder
-    return hub.snapshot(repo_id, commit, files, access, optional=optional, ref=ref, progress=progress)
 
 
 def fetch(
