@@ -43,12 +43,7 @@ _REMEMBERED: Final = 256  # Folders.
 
 @dataclass(frozen=True)
 class ConfigFolder:
-    """A folder with a model's configs.
-
-    Attributes:
-        folder: The folder.
-        commit: Provider, repo id and commit of its files; None for files that may change.
-    """
+    """A folder with a model's configs. `commit` is provider, repo id and commit; None for files that may change."""
 
     folder: Path
     commit: tuple[str, str, str] | None = None
@@ -75,14 +70,8 @@ def resolve_configs(
 ) -> ConfigFolder:
     """Return a folder with the config and generation config of the model of a file.
 
-    If they are not in the cache, the preprocessor files are downloaded too, because they are needed next.
-
-    Args:
-        metadata: The record of a file from a Hub.
-        access: Options for Hub requests.
-        revision: Overrides the commit of the file.
-        with_code: Whether to download the repo's own Python modules too.
-        places: The places to search, see `resolve/order.py`; None for all.
+    If they are not in the cache, the preprocessor files are downloaded too, because they are needed next. The revision
+    overrides the commit of the file. `places` are those of `resolve/order.py` to search; None for all.
 
     Raises:
         ConfigFileNotFoundError: The commit has no config.
@@ -128,12 +117,7 @@ def resolve_preprocessors(
     with_code: bool = False,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with all config and preprocessor files of the model; arguments as in `resolve_configs`.
-
-    Raises:
-        UntrustedCodeError: A file refers to code, and `with_code` is not set.
-        HFHubIntegrationError: The model, its commit or the files cannot be downloaded; the subclass gives the reason.
-    """
+    """Return a folder with all config and preprocessor files of the model; see `resolve_configs`."""
     asking = within_order(access, places)
 
     def find(pin: _Pin) -> Path:
@@ -157,12 +141,7 @@ def resolve_file(
 ) -> ConfigFolder:
     """Return a folder with a file that only sentence_transformers reads, and all other known files of this kind.
 
-    Args:
-        metadata, access, revision, places: As in `resolve_configs`.
-        name: The file, relative to the repo.
-
-    Raises:
-        HFHubIntegrationError: It cannot be downloaded; the subclass gives the reason.
+    See `resolve_configs`.
     """
 
     def find(pin: _Pin) -> Path:
