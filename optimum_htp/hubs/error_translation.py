@@ -140,7 +140,7 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> Opti
         )
     if caused_by(*http_errors().damage, CutOffError):
         return _damaged(where, chain[-1])
-    return _unreachable(where, _server(chain, where), _reason(chain))
+    return _unreachable(where, _server(chain, where), str(chain[-1]) or type(chain[-1]).__name__)
 
 
 def _unreachable(where: str, server: str, reason: str) -> HubUnreachableError:
@@ -166,10 +166,6 @@ def _named(server: str) -> str:
 
 def _is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
-
-
-def _reason(chain: list[BaseException]) -> str:
-    return str(chain[-1]) or type(chain[-1]).__name__
 
 
 def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool = True) -> OptimumHTPError:

@@ -33,8 +33,6 @@ __all__ = [
     "headers_for",
     "http_errors",
     "is_trusted",
-    "opened",
-    "pieces",
     "redirection",
     "token_headers",
 ]
@@ -148,7 +146,7 @@ def ask(
         pause = FIRST_PAUSE * 2**failures
         failures += 1
         try:
-            with opened(method, url, headers, deadline, timeout=timeout, stay=stay) as response:
+            with _opened(method, url, headers, deadline, timeout=timeout, stay=stay) as response:
                 answer = _received(response, deadline, limit, wanted, into)
         except failed as error:
             if failures >= tries or pause >= deadline.left or is_unreachable(causes(error)):
@@ -169,7 +167,7 @@ def ask(
 
 
 @contextmanager
-def opened(
+def _opened(
     method: str,
     url: str,
     headers: Mapping[str, str],
@@ -283,7 +281,7 @@ def _body(response: Any, deadline: Deadline, limit: int, *, cut: bool = False) -
     unpack = zlib.decompressobj(wbits=31) if "gzip" in packing else None
     announced = response.headers.get("Content-Length", "")
     arrived = size = 0
-    for packed in pieces(response):
+    for packed in _pieces(response):
         deadline.arrived(len(packed))
         arrived += len(packed)
         try:
@@ -304,7 +302,7 @@ def _body(response: Any, deadline: Deadline, limit: int, *, cut: bool = False) -
         raise CutOffError(f"received {arrived} bytes of {announced or 'a packed response'} from {response.url}")
 
 
-def pieces(response: Any) -> Iterator[bytes]:
+def _pieces(response: Any) -> Iterator[bytes]:
     """Yield the packed content as it arrives."""
     raw = getattr(response, "raw", None)
     if raw is None:

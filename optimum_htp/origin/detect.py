@@ -107,12 +107,7 @@ def detect_model_source(
         if loaded := _describe_loaded_model(model, access):
             return loaded
         if hasattr(config, "model_type") and hasattr(config, "architectures"):
-            return {
-                "type": "local_hf_compatible",
-                "model_type": config.model_type,
-                "architectures": config.architectures,
-                "path": model_name_or_path,
-            }
+            return _compatible(config.model_type, config.architectures, model_name_or_path)
     if answer["type"] == "local" and model_name_or_path is not None:
         return _describe_path(os.fspath(model_name_or_path), access)
     return answer
@@ -140,13 +135,12 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
         return {**_describe(source), "detected_from": "cache_path"}
     config = read_json(expanded(path) / CONFIG)
     if isinstance(config, dict) and "model_type" in config:
-        return {
-            "type": "local_hf_compatible",
-            "model_type": config["model_type"],
-            "architectures": config.get("architectures"),
-            "path": path,
-        }
+        return _compatible(config["model_type"], config.get("architectures"), path)
     return {"type": "local", "path": path}
+
+
+def _compatible(model_type: Any, architectures: Any, path: Any) -> dict[str, Any]:
+    return {"type": "local_hf_compatible", "model_type": model_type, "architectures": architectures, "path": path}
 
 
 def _describe(source: HubSource) -> dict[str, Any]:

@@ -78,9 +78,8 @@ def resolve_configs(
         UntrustedCodeError: The config refers to code, and `with_code` is not set.
         HFHubIntegrationError: The model, its commit or the files cannot be downloaded; the subclass gives the reason.
     """
-    asking = within_order(access, places)
 
-    def find(pin: _Pin) -> Path:
+    def find(pin: _Pin, asking: HubAccess) -> Path:
         wanted: tuple[str, ...] = (_CONFIG,)
         optional: tuple[str, ...] = (_GENERATION_CONFIG,)
         if pin.files is None:
@@ -106,7 +105,7 @@ def resolve_configs(
             refuse_code_in(folder, MODEL_CONFIGS, f"{metadata.hub_id} at {pin.commit}")
         return folder
 
-    return _remembered(metadata, asking, revision, ("configs", with_code), find)
+    return _remembered(metadata, access, places, revision, ("configs", with_code), find)
 
 
 def resolve_preprocessors(
@@ -118,9 +117,8 @@ def resolve_preprocessors(
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
     """Return a folder with all config and preprocessor files of the model; see `resolve_configs`."""
-    asking = within_order(access, places)
 
-    def find(pin: _Pin) -> Path:
+    def find(pin: _Pin, asking: HubAccess) -> Path:
         files = pin.files if pin.files is not None else _listed(metadata, pin.commit, asking)
         wanted = tuple(name for name in _readable(files) if with_code or not _is_code(name))
         folder = _snapshot(metadata, pin.commit, wanted, access, places=places)
@@ -128,7 +126,7 @@ def resolve_preprocessors(
             refuse_code_in(folder, wanted, f"{metadata.hub_id} at {pin.commit}")
         return folder
 
-    return _remembered(metadata, asking, revision, ("preprocessors", with_code), find)
+    return _remembered(metadata, access, places, revision, ("preprocessors", with_code), find)
 
 
 def resolve_file(
@@ -144,28 +142,30 @@ def resolve_file(
     See `resolve_configs`.
     """
 
-    def find(pin: _Pin) -> Path:
+    def find(pin: _Pin, asking: HubAccess) -> Path:
         known = [file for file in pin.files or () if is_sentence_transformers_file(file)]
         return _snapshot(metadata, pin.commit, known if name in known else [name], access, places=places)
 
-    return _remembered(metadata, within_order(access, places), revision, ("file", name), find)
+    return _remembered(metadata, access, places, revision, ("file", name), find)
 
 
 def _remembered(
     metadata: ExportMetadata,
     access: HubAccess,
+    places: Sequence[str] | None,
     revision: str | None,
     what: tuple[Any, ...],
-    find: Callable[[_Pin], Path],
+    find: Callable[[_Pin, HubAccess], Path],
 ) -> ConfigFolder:
     """Return a commit's folder from memory, or find it. A folder is remembered for the token that found it only."""
+    asking = within_order(access, places)
     with _in_words_of(metadata):
-        pin = _pin(metadata, access, revision)
+        pin = _pin(metadata, asking, revision)
         commit = (metadata.hub_provider or plugins.HUGGING_FACE, str(metadata.hub_id), pin.commit)
         cache = None if access.cache_dir is None else os.fspath(access.cache_dir)
         # Two ONNX files of one commit may list different files, so the key contains the list.
         key = (*commit, cache, pin.files, *what)
-        folder = _folders.get_or_make(key, lambda: find(pin), anew=access.force_download, valid=Path.is_dir)
+        folder = _folders.get_or_make(key, lambda: find(pin, asking), anew=asking.force_download, valid=Path.is_dir)
     return ConfigFolder(folder, commit)
 
 

@@ -51,15 +51,7 @@ from optimum_htp.resolve.configs import ConfigSource, folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.resolve.order import ADJACENT, EMBEDDED, asks, stages
 
-__all__ = [
-    "Carrier",
-    "carrier_of",
-    "config_source",
-    "find",
-    "find_folder",
-    "overriding",
-    "preprocessor_folder",
-]
+__all__ = ["Carrier", "carrier_of", "config_source", "find", "find_folder", "overriding", "preprocessor_folder"]
 
 logger = get_logger(__name__)
 
@@ -139,7 +131,10 @@ def find(
 
     def fetched(places: Sequence[str] | None = None) -> ConfigFolder:
         assert record is not None
-        return _of_commit(record, what, access, revision, with_code=with_code, places=places)
+        if "." in what:
+            return resolve_file(record, what, access, revision=revision, places=places)
+        resolve = resolve_configs if what in CONFIG_CLASSES else resolve_preprocessors
+        return resolve(record, access, revision=revision, with_code=with_code, places=places)
 
     for stage in stages():
         if ADJACENT in stage:
@@ -254,21 +249,6 @@ def _has(embedded: EmbeddedFiles, what: str, record: ExportMetadata | None, *, s
     if slow and record is not None and record.config_files is not None:  # A fast one needs only some files.
         return {name for name in record.config_files if not name.endswith(".py")} <= names
     return True
-
-
-def _of_commit(
-    record: ExportMetadata,
-    what: str,
-    access: HubAccess,
-    revision: str | None,
-    *,
-    with_code: bool,
-    places: Sequence[str] | None,
-) -> ConfigFolder:
-    if "." in what:
-        return resolve_file(record, what, access, revision=revision, places=places)
-    resolve = resolve_configs if what in CONFIG_CLASSES else resolve_preprocessors
-    return resolve(record, access, revision=revision, with_code=with_code, places=places)
 
 
 def _may_have(record: ExportMetadata | None, what: str) -> bool:

@@ -27,13 +27,7 @@ from optimum_htp.resolve.embedded import EmbeddedFiles
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig
 
-__all__ = [
-    "ConfigSource",
-    "embedded_object",
-    "folder_of",
-    "load_config",
-    "load_generation_config",
-]
+__all__ = ["ConfigSource", "embedded_object", "folder_of", "load_config", "load_generation_config"]
 
 ConfigSource = ConfigFolder | EmbeddedFiles
 

@@ -37,14 +37,7 @@ from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.resolve.archive import longest_text, unpack
 from optimum_htp.resolve.model_files import model_root, sibling
 
-__all__ = [
-    "EMBEDDED_LIMIT",
-    "NOT_RUN",
-    "EmbeddedFiles",
-    "embedded_in",
-    "is_embeddable",
-    "largest_total",
-]
+__all__ = ["EMBEDDED_LIMIT", "NOT_RUN", "EmbeddedFiles", "embedded_in", "is_embeddable", "largest_total"]
 
 logger = get_logger(__name__)
 
@@ -57,8 +50,7 @@ _SUFFIXES: Final = frozenset(
 )
 NOT_RUN: Final = (
     "Code that embedded files refer to never runs. Remove the files with `optimum-cli htp unembed {file}`. For a "
-    "model on a "
-    "Hub, trust_remote_code=True loads the files of its commit."
+    "model on a Hub, trust_remote_code=True loads the files of its commit."
 )
 """The next step for embedded files that refer to code."""
 _PATIENCE: Final = 60.0  # Seconds to wait while another process creates a folder.

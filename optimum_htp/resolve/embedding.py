@@ -42,15 +42,7 @@ CHOICES: Final = (ALL, CONFIG_ONLY, NONE)
 _CONFIGS: Final = (CONFIG, GENERATION_CONFIG, MODEL_INDEX, SCHEDULER_CONFIG)
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 # The files that slow tokenizers are loaded from (`vocab_files_names` of transformers' tokenizers).
-_SLOW: Final = (
-    "vocab.json",
-    "vocab.txt",
-    "vocab.bpe",
-    "merges.txt",
-    "bpe.codes",
-    "*.model",
-    "*.spm",
-)
+_SLOW: Final = ("vocab.json", "vocab.txt", "vocab.bpe", "merges.txt", "bpe.codes", "*.model", "*.spm")
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimum_htp.errors import (
-    DownloadError,
-    HubTimeoutError,
-    HubUnreachableError,
-    OptimumHTPError,
-    RateLimitedError,
-)
+from optimum_htp.errors import DownloadError, HubTimeoutError, HubUnreachableError, OptimumHTPError, RateLimitedError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.deadline import Deadline, waiting_out
 from optimum_htp.hubs.error_translation import too_many_requests, translated_errors
@@ -57,7 +51,6 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
 
     blobs = RepoCache(repo_id, access).folder / "blobs"
     for_each = max((Deadline().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
-
     transfers = Transfers()
 
     def fetch(name: str, endpoint: str | None = None) -> None:
