@@ -78,23 +78,25 @@ def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
     )
 
 
-def commit_ids(content: Any, about: str) -> list[str]:
+def commit_ids(body: bytes, about: str) -> list[str]:
     """Return the commits in one page of a repo's history."""
+    content = content_of(body, about)
     if not isinstance(content, list):
         raise _useless(about, "is not a list of commits")
     found = (entry.get("id") for entry in content if isinstance(entry, dict))
     return [commit for commit in found if is_commit(commit)]
 
 
-def file_digests(content: Any, about: str) -> dict[str, FileDigest]:
+def file_digests(body: bytes, about: str) -> dict[str, FileDigest]:
     """Return the digests in a page of a commit's tree, by file."""
+    content = content_of(body, about)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise _useless(about, "is not a list of files")
-    found = {}
-    for entry in content:
-        if entry.get("type") == "file" and is_inside(entry.get("path")):
-            found[str(entry["path"])] = _digest(entry.get("oid"), entry.get("lfs"), "oid")
-    return found
+    return {
+        str(entry["path"]): _digest(entry.get("oid"), entry.get("lfs"), "oid")
+        for entry in content
+        if entry.get("type") == "file" and is_inside(entry.get("path"))
+    }
 
 
 def front_matter(text: str) -> Mapping[str, Any]:

@@ -115,11 +115,12 @@ class EmbeddedFiles:
         try:
             self.check()
             limit = largest_total()
-            text = self._text(longest_text(limit))
+            with self._opened() as window:
+                text = archive_of(window, EMBEDDED_ZIP, longest_text(limit))
             if text is None:
                 raise EmbeddedFilesError(f"it lists {len(self.files)} files, but contains none")
             found = unpack(text, self.files, limit, names)
-        except EmbeddedFilesError as error:
+        except (EmbeddedFilesError, InvalidOnnxFileError) as error:
             raise EmbeddedFilesError(
                 f"The embedded files of {self.holder} cannot be used: {error}. Download the file again, or remove "
                 f"them with `optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the maximum size in MB.",
@@ -129,14 +130,6 @@ class EmbeddedFiles:
             loaded = {name: text for name, text in found.items() if not is_sentence_transformers_file(name)}
             refuse_code(loaded, self.holder, NOT_RUN.format(file=self.holder))
         return found
-
-    def _text(self, longest: int) -> bytes | None:
-        """Return the archive as it is in the file; None without one."""
-        try:
-            with self._opened() as window:
-                return archive_of(window, EMBEDDED_ZIP, longest)
-        except InvalidOnnxFileError as error:
-            raise EmbeddedFilesError(str(error)) from error
 
     def _opened(self) -> AbstractContextManager[ByteWindow]:
         return opened(self.holder)

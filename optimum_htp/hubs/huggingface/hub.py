@@ -176,7 +176,7 @@ class HuggingFaceHub(Hub):
         found: dict[str, FileDigest] = {}
         with translated_errors(repo_id, commit):
             for answer in self._pages(url, repo_id, commit, access):
-                found |= file_digests(content_of(answer.body, about), about)
+                found |= file_digests(answer.body, about)
         return found
 
     def _download(
@@ -234,10 +234,8 @@ class HuggingFaceHub(Hub):
 
     def _history(self, repo_id: str, access: HubAccess) -> list[str]:
         """Return a repo's commits, page by page."""
-        about, commits = f"the commits of {repo_id}", []
-        for answer in self._pages(f"{_api(repo_id)}/commits/{self.default_revision}", repo_id, None, access):
-            commits += commit_ids(content_of(answer.body, about), about)
-        return commits
+        pages = self._pages(f"{_api(repo_id)}/commits/{self.default_revision}", repo_id, None, access)
+        return [commit for page in pages for commit in commit_ids(page.body, f"the commits of {repo_id}")]
 
     def _pages(self, url: str, repo_id: str, revision: str | None, access: HubAccess) -> Iterator[Answer]:
         """Yield the pages of a long response. Too many pages are an error: a part is never used as the whole."""

@@ -7,7 +7,6 @@ checked before it uses them.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -139,27 +138,24 @@ def _giving_up_stalls(blobs: Path) -> Iterator[None]:
     """Keep huggingface_hub from waiting for the same bytes longer than `Deadline` allows.
 
     It tries a request without a response, and a download without progress, six times, and this number cannot be set.
-    Before each further try it logs a warning in the waiting thread. Only then can it be stopped, by a `TimeoutError`.
-    `blobs` is the folder that it writes to.
+    Before each further try it logs a warning in the waiting thread. Only then can it be stopped. `blobs` is the folder
+    that it writes to.
     """
     stalls = _Stalls(blobs)
-    with heard("huggingface_hub.file_download", stalls), heard(CLIENT_LOGGER, stalls):
+    with heard("huggingface_hub.file_download", stalls.check), heard(CLIENT_LOGGER, stalls.check):
         yield
 
 
-class _Stalls(logging.Handler):
+class _Stalls:
     def __init__(self, blobs: Path) -> None:
-        super().__init__(logging.WARNING)
         self._blobs = blobs
-        self._thread = threading.get_ident()
         self._size = self._arrived()
         self._since = self._last = time.monotonic()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def check(self) -> None:
+        """Raise `TimeoutError` if no bytes were received, and one more try would exceed the limit."""
         from huggingface_hub import constants
 
-        if threading.get_ident() != self._thread:
-            return
         now, size = time.monotonic(), self._arrived()
         took = min(now - self._last, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))  # This try, and the next one.
         self._last = now
