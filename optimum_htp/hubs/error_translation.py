@@ -34,7 +34,7 @@ from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE, retry_after
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, http_errors
 from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
 
-__all__ = ["is_away", "refusal", "too_many_requests", "translated_errors"]
+__all__ = ["invalid_repo_id", "is_away", "refusal", "too_many_requests", "translated_errors"]
 
 _REFUSED: Final = (401, 403)
 _OF_THE_PROXY: Final = 407
@@ -55,9 +55,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     except OptimumHTPError:
         raise
     except errors.HFValidationError as error:
-        raise InvalidModelReferenceError(
-            f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
-        ) from error
+        raise invalid_repo_id(repo_id) from error
     except failures as error:
         raise _explained(error, repo_id, revision) from error
     except OSError as error:
@@ -73,6 +71,13 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         if not isinstance(error.__cause__, failures):
             raise
         raise _explained(error.__cause__, repo_id, revision) from error
+
+
+def invalid_repo_id(repo_id: str) -> InvalidModelReferenceError:
+    """Return the exception for a text that is not a repo id of the Hugging Face Hub."""
+    return InvalidModelReferenceError(
+        f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
+    )
 
 
 def is_away(error: Exception) -> bool:

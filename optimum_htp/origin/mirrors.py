@@ -257,7 +257,7 @@ class MirrorFolder:
         for name in chosen:
             for _ in self.pieces(manifest, name):
                 pass
-        return Path(self.root, _folder(manifest))
+        return Path(self.root, *_folder(manifest).split("/"))
 
 
 def _folder(of: MirrorManifest) -> str:
@@ -274,7 +274,7 @@ def _store(wanted: MirrorManifest, access: HubAccess) -> Path:
     from huggingface_hub import constants
 
     base = Path(access.cache_dir) if access.cache_dir is not None else Path(constants.HF_HOME)
-    return base / "optimum_htp" / "mirrored" / _folder(wanted)
+    return base.joinpath("optimum_htp", "mirrored", *_folder(wanted).split("/"))
 
 
 def _stored(store: Path, wanted: MirrorManifest) -> MirrorManifest | None:
@@ -296,7 +296,7 @@ def _writable(store: Path, manifest: MirrorManifest) -> Path:
     except OSError as error:
         logger.debug("%s cannot be created: %s", store, error)
     logger.info("%s is not writable; files from mirrors are stored in a temporary folder", store)
-    return Path(_temporary().name, _folder(manifest))
+    return Path(_temporary().name, *_folder(manifest).split("/"))
 
 
 @functools.cache

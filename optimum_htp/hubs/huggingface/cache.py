@@ -26,7 +26,7 @@ from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.parsing import is_commit, is_sha256, is_text
 
-__all__ = ["RepoCache", "is_blob_name", "is_known_missing"]
+__all__ = ["RepoCache", "digest_in_name", "is_blob_name", "is_known_missing"]
 
 logger = get_logger(__name__)
 
@@ -36,6 +36,13 @@ _BLOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 def is_blob_name(etag: str | None) -> bool:
     """Whether an ETag can be the name of a blob. The Hub's ETags are hashes."""
     return etag is not None and _BLOB_NAME.fullmatch(etag) is not None
+
+
+def digest_in_name(etag: str) -> FileDigest | None:
+    """Return the digest that is the name of a blob; None if it is not one, as with some proxies."""
+    if is_commit(etag):  # A sha1 has the same form.
+        return FileDigest(sha1=etag)
+    return FileDigest(sha256=etag) if is_sha256(etag) else None
 
 
 def is_known_missing(repo_id: str, name: str, cache_dir: str | Path | None, revision: str | None) -> bool:
@@ -120,8 +127,7 @@ class RepoCache:
     def digest(self, commit: str, name: str) -> FileDigest | None:
         """Return the digest in the name of the blob behind a file of a commit.
 
-        None if the file is not a link to a blob (Windows, copies, files of other programs), or if the blob's name is
-        not a digest, as with some proxies.
+        None if the file is not a link to a blob (Windows, copies, files of other programs).
         """
         path = self.snapshot(commit) / name
         try:
@@ -130,9 +136,7 @@ class RepoCache:
                 return None
         except OSError:
             return None
-        if is_commit(blob.name):  # A sha1 has the same form.
-            return FileDigest(sha1=blob.name)
-        return FileDigest(sha256=blob.name) if is_sha256(blob.name) else None
+        return digest_in_name(blob.name)
 
     @contextmanager
     def filling(self, etag: str) -> Iterator[Callable[[bytes], object]]:

@@ -24,7 +24,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo, repo_at
 from optimum_htp.hubs.deadline import Deadline, in_parallel
-from optimum_htp.hubs.error_translation import refusal, translated_errors
+from optimum_htp.hubs.error_translation import invalid_repo_id, refusal, translated_errors
 from optimum_htp.hubs.http import Answer, ask, token_headers
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.large_files import fetch_large_files
@@ -67,9 +67,7 @@ class HuggingFaceHub(Hub):
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
-            raise InvalidModelReferenceError(
-                f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
-            ) from error
+            raise invalid_repo_id(repo_id) from error
 
     def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
         """See `Hub.cached_repo`."""

@@ -8,7 +8,7 @@ requests are sent. Time and size are limited. Weights are downloaded by huggingf
 from __future__ import annotations
 
 import functools
-import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.deadline import Deadline
 from optimum_htp.hubs.error_translation import refusal
 from optimum_htp.hubs.http import Answer, CutOffError, ask, headers_for
-from optimum_htp.hubs.huggingface.cache import RepoCache, is_blob_name
+from optimum_htp.hubs.huggingface.cache import RepoCache, digest_in_name, is_blob_name
 from optimum_htp.masking import get_logger
 
 __all__ = ["check_commit", "fetch_small_file", "is_small", "trusted_etag"]
@@ -150,9 +150,8 @@ def _says_what_it_is(answer: Answer) -> bool:
 
 def _is_name(etag: str, body: bytes) -> bool:
     """Whether a content's name is its digest in git or LFS. Then it was not changed or packed on the way."""
-    if len(etag) == 40:
-        return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest() == etag
-    return hashlib.sha256(body).hexdigest() == etag
+    digest = digest_in_name(etag)
+    return digest is not None and digest.fits(io.BytesIO(body), len(body))
 
 
 def _announced(answer: Answer) -> int | None:
