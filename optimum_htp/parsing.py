@@ -1,4 +1,5 @@
-"""Parses untrusted content: JSON (files of models, responses of Hubs, lists, journals, properties), texts, file names.
+"""Parses untrusted content: JSON (files of models, responses of Hubs, lists, journals, properties), texts, file names,
+commits, digests.
 
 Such content may be very large, nested very deep, or contain numbers of a million digits. All JSON in this package is
 read here, so content that exceeds the limits is a ValueError, like content that is not JSON. The values are still
@@ -10,13 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
-__all__ = ["LARGEST_JSON", "is_inside", "is_text", "json_or_none", "parse_json"]
+__all__ = ["LARGEST_JSON", "is_commit", "is_inside", "is_sha256", "is_text", "json_or_none", "parse_json"]
 
 LARGEST_JSON: Final = 1 << 28  # Bytes.
 _DEEPEST: Final = 100
 _LONGEST_TEXT: Final = 4096  # Characters.
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SEPARATORS: Final = re.compile(r"[/\\]")
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _HAS_DRIVES: Final = os.name == "nt"  # On Windows, `name:x` is a stream of a file.
@@ -85,6 +88,16 @@ def is_text(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_commit(value: Any) -> TypeGuard[str]:
+    """Whether a value is a full commit: 40 hexadecimal digits, as of any SHA-1."""
+    return isinstance(value, str) and _COMMIT.fullmatch(value) is not None
+
+
+def is_sha256(value: Any) -> TypeGuard[str]:
+    """Whether a value is a SHA-256 in hexadecimal digits."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def is_inside(name: Any) -> bool:

@@ -161,8 +161,8 @@ def _remembering_nothing() -> Iterator[None]:
     yield
     if (memory := sys.modules.get("optimum_htp.caching")) is not None:
         memory.forget()
-    if (limits := sys.modules.get("optimum_htp.hubs.limits")) is not None:
-        limits.forget()
+    if (deadline := sys.modules.get("optimum_htp.hubs.deadline")) is not None:
+        deadline.forget_waits()
 
 
 @pytest.fixture(scope="session")

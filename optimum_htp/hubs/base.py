@@ -21,7 +21,7 @@ from optimum_htp.metadata import is_repo_id
 from optimum_htp.onnxfile.reader import opened
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo"]
+__all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo", "repo_at"]
 
 _PIECE: Final = 1 << 20  # Bytes.
 
@@ -69,6 +69,11 @@ class HubAccess:
             raise ArgumentError("force_download and local_files_only contradict each other. Pass only one of them.")
         if self.cache_dir is not None:
             object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser())
+
+
+def repo_at(repo_id: str, revision: str | None) -> str:
+    """Return a repo and its revision for messages."""
+    return repo_id if revision is None else f"{repo_id} at {revision}"
 
 
 @dataclass(frozen=True, kw_only=True)

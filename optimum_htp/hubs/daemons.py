@@ -24,11 +24,8 @@ T = TypeVar("T")
 
 
 class DaemonThreads(Executor):
-    """An executor whose block ends at once if an exception leaves it. Waiting calls are cancelled.
-
-    Args:
-        count: Maximum number of threads.
-        name: Name of the threads.
+    """An executor of at most `count` threads. If an exception leaves its block, waiting calls are cancelled, and the
+    block ends at once.
     """
 
     def __init__(self, count: int, name: str = TRANSFERS) -> None:

@@ -1,4 +1,4 @@
-"""The time limit of a lookup or a download, including its retries.
+"""Time limits of lookups and downloads, including their retries, and the waiting times that Hubs request.
 
 Small files and responses also need a minimum rate. So a response that arrives byte by byte is given up, and a long
 one over a slow connection is not. Calls that cannot be interrupted (a name server that does not respond, slow
@@ -8,17 +8,32 @@ headers) run in a thread of their own, and no caller waits longer than the limit
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
-from optimum_htp.hubs.daemons import TRANSFERS
+from optimum_htp.errors import RateLimitedError
+from optimum_htp.forking import ForkSafeLock
+from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.masking import get_logger
 
-__all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Deadline", "in_parallel"]
+__all__ = [
+    "FIRST_PAUSE",
+    "TIMEOUT_VARIABLE",
+    "Deadline",
+    "forget_waits",
+    "hold",
+    "in_parallel",
+    "retry_after",
+    "seconds_held",
+    "waiting_out",
+]
 
 logger = get_logger(__name__)
 
@@ -29,6 +44,11 @@ TIMEOUT_VARIABLE: Final = "OPTIMUM_HTP_TIMEOUT"
 _DEFAULT: Final = 60.0  # Seconds.
 _LEAST_RATE: Final = 1 << 14  # Bytes per second.
 _GRACE: Final = 1.0  # Seconds for a thread to raise its own, more exact error after the limit.
+_LONGEST: Final = 300.0  # Seconds for which one response can delay other requests: the Hub's own window.
+_PARAMETER: Final = re.compile(r";\s*([rt])\s*=\s*(\d{1,9})(?!\d)")
+
+_free_at: Final[dict[tuple[str, bool], float]] = {}
+_free_at_lock: Final = ForkSafeLock()
 
 T = TypeVar("T")
 
@@ -36,8 +56,7 @@ T = TypeVar("T")
 class Deadline:
     """The remaining time of an exchange with the Hub. Each received byte extends it.
 
-    Args:
-        seconds: Maximum time without received bytes; None for `OPTIMUM_HTP_TIMEOUT`, by default 60.
+    The maximum time without received bytes is `OPTIMUM_HTP_TIMEOUT`, by default 60 seconds, unless `seconds` is given.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -51,30 +70,18 @@ class Deadline:
         return self._end - time.monotonic()
 
     def arrived(self, count: int) -> None:
-        """Record received bytes.
-
-        Raises:
-            TimeoutError: The limit is exceeded.
-        """
+        """Record received bytes, and check that time remains."""
         with self._lock:
             self._end += count / _LEAST_RATE
         self.check()
 
     def check(self) -> None:
-        """Check that time remains.
-
-        Raises:
-            TimeoutError: The limit is exceeded.
-        """
+        """Raise `TimeoutError` if no time remains."""
         if self.left <= 0:
             raise TimeoutError(f"not finished after {self.seconds:g} seconds")
 
     def timeout(self, at_most: float) -> float:
-        """Return the timeout for the next part of a response.
-
-        Raises:
-            TimeoutError: The limit is exceeded.
-        """
+        """Return the timeout for the next part of a response, if time remains."""
         self.check()
         return max(min(self.left, at_most), 0.001)
 
@@ -91,43 +98,82 @@ def in_parallel(calls: Sequence[Callable[[], T]], deadline: Deadline, threads: i
             process alive.
         BaseException: The exception of the first failed call. Calls that have not begun are cancelled.
     """
-    futures: list[Future[T]] = [Future() for _ in calls]
-    queue: SimpleQueue[tuple[Future[T], Callable[[], T]]] = SimpleQueue()
-    for pair in zip(futures, calls, strict=True):
-        queue.put(pair)
-    stopped = threading.Event()
+    with DaemonThreads(threads) as executor:
+        # At its end, the block waits for the threads. An exit would end them while they hold a lock, for example that
+        # of progress bars.
+        pending = {executor.submit(call) for call in calls}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=max(deadline.left, 0) + _GRACE, return_when=FIRST_COMPLETED)
+                if not done and deadline.left + _GRACE <= 0:
+                    raise TimeoutError(f"not finished after {deadline.seconds:g} seconds")
+                for future in done:
+                    yield future.result()
+        except (TimeoutError, KeyboardInterrupt) as error:
+            if (deadline.left <= 0 or isinstance(error, KeyboardInterrupt)) and deadline.abort():
+                executor.shutdown(wait=False, cancel_futures=True)
+                wait(pending, _GRACE)
+            raise
 
-    def work() -> None:
-        while not stopped.is_set():
-            try:
-                future, call = queue.get_nowait()
-            except Empty:
-                return
-            try:
-                future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                future.set_exception(error)
 
-    workers = [threading.Thread(target=work, name=TRANSFERS, daemon=True) for _ in range(min(threads, len(calls)))]
-    for worker in workers:
-        worker.start()
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait from a response with status 429; None if it contains none.
+
+    They are in `Retry-After`, as a number or a date (RFC 9110, section 10.2.3), or in `RateLimit`, in the Hub's form
+    `"api";r=0;t=43` (draft-ietf-httpapi-ratelimit-headers).
+    """
+    text = headers.get("Retry-After")
+    if not text:
+        limits = [dict(_PARAMETER.findall(item)) for item in (headers.get("RateLimit") or "").split(",")]
+        waits = [float(limit["t"]) for limit in limits if "t" in limit and limit.get("r", "0") == "0"]
+        return max(waits, default=None)
+    if text.isascii() and text.isdigit():
+        return float(text)
     try:
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=max(deadline.left, 0) + _GRACE, return_when=FIRST_COMPLETED)
-            if not done and deadline.left + _GRACE <= 0:
-                raise TimeoutError(f"not finished after {deadline.seconds:g} seconds")
-            for future in done:
-                yield future.result()
-        for worker in workers:  # An exit would end them while they hold a lock, for example that of progress bars.
-            worker.join()
-    except (TimeoutError, KeyboardInterrupt) as error:
-        if (deadline.left <= 0 or isinstance(error, KeyboardInterrupt)) and deadline.abort():
-            for worker in workers:
-                worker.join(_GRACE)
-        raise
-    finally:
-        stopped.set()
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError):  # Not a date, or a date without a time zone.
+        return None
+
+
+def hold(url: str, seconds: float) -> None:
+    """Stop all threads from sending requests of this kind to this host for some seconds."""
+    until = time.monotonic() + min(seconds, _LONGEST)
+    with _free_at_lock.held():
+        longer = until > _free_at.get(_bucket(url), 0.0) + 1
+        _free_at[_bucket(url)] = max(until, _free_at.get(_bucket(url), 0.0))
+    if longer and seconds >= 1:
+        logger.warning("%s accepts no more requests for %.0f s.", urlsplit(url).netloc, seconds)
+
+
+def seconds_held(url: str) -> float:
+    """Return the seconds until a request of this kind may be sent to this host; 0 for no wait."""
+    return max(0.0, _free_at.get(_bucket(url), 0.0) - time.monotonic())
+
+
+def forget_waits() -> None:
+    """Remove all recorded waiting times."""
+    _free_at.clear()
+
+
+def waiting_out(call: Callable[[], T], deadline: Deadline) -> T:
+    """Make a call, and repeat it after the waiting time that a Hub requests, if the time limit allows this."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return call()
+        except RateLimitedError as error:
+            pause = max(pause, error.retry_after or 0.0)
+            if pause >= deadline.left:
+                raise
+            logger.info("%s Trying again in %g s.", error, pause)
+        time.sleep(pause)
+        pause *= 2
+
+
+def _bucket(url: str) -> tuple[str, bool]:
+    """Return the key of a rate limit: the Hub counts requests for files and requests of its API separately."""
+    parts = urlsplit(url)
+    return parts.netloc, "/resolve/" in parts.path
 
 
 def _from_environment() -> float:

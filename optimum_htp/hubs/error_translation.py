@@ -29,12 +29,12 @@ from optimum_htp.errors import (
     RepoDisabledError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE
+from optimum_htp.hubs.base import repo_at
+from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE, retry_after
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, http_errors
-from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
 
-__all__ = ["is_away", "refusal", "too_many_requests", "translated_errors"]
+__all__ = ["invalid_repo_id", "is_away", "refusal", "too_many_requests", "translated_errors"]
 
 _REFUSED: Final = (401, 403)
 _OF_THE_PROXY: Final = 407
@@ -45,11 +45,7 @@ _INCONSISTENT: Final = "Consistency check failed"
 
 @contextmanager
 def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Convert exceptions of huggingface_hub during requests for a repo to exceptions of this package.
-
-    Raises:
-        OptimumHTPError: For any error of huggingface_hub, of HTTP, or of the cache on disk.
-    """
+    """Convert errors of huggingface_hub, of HTTP and of the cache on disk to exceptions of this package."""
     from huggingface_hub import errors
 
     failures = _failures()
@@ -59,9 +55,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     except OptimumHTPError:
         raise
     except errors.HFValidationError as error:
-        raise InvalidModelReferenceError(
-            f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
-        ) from error
+        raise invalid_repo_id(repo_id) from error
     except failures as error:
         raise _explained(error, repo_id, revision) from error
     except OSError as error:
@@ -77,6 +71,13 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         if not isinstance(error.__cause__, failures):
             raise
         raise _explained(error.__cause__, repo_id, revision) from error
+
+
+def invalid_repo_id(repo_id: str) -> InvalidModelReferenceError:
+    """Return the exception for a text that is not a repo id of the Hugging Face Hub."""
+    return InvalidModelReferenceError(
+        f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
+    )
 
 
 def is_away(error: Exception) -> bool:
@@ -102,7 +103,7 @@ def _failures() -> tuple[type[BaseException], ...]:
 def _explained(error: BaseException, repo_id: str, revision: str | None) -> OptimumHTPError:
     from huggingface_hub import errors
 
-    where = _where(repo_id, revision)
+    where = repo_at(repo_id, revision)
     chain = causes(error)
 
     def caused_by(*types: type[BaseException]) -> bool:
@@ -144,7 +145,7 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> Opti
         )
     if caused_by(*http_errors().damage, CutOffError):
         return _damaged(where, chain[-1])
-    return _unreachable(where, _server(chain, where), _reason(chain))
+    return _unreachable(where, _server(chain, where), str(chain[-1]) or type(chain[-1]).__name__)
 
 
 def _unreachable(where: str, server: str, reason: str) -> HubUnreachableError:
@@ -172,10 +173,6 @@ def _is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
-def _reason(chain: list[BaseException]) -> str:
-    return str(chain[-1]) or type(chain[-1]).__name__
-
-
 def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool = True) -> OptimumHTPError:
     """Return the exception for a rejected request, with the rules of huggingface_hub's `hf_raise_for_status`.
 
@@ -192,16 +189,12 @@ def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool 
         return _disabled(repo_id, revision)
     if code == "RepoNotFound" or (answer.status == 401 and message != "Invalid credentials in Authorization header"):
         return _no_model(repo_id)
-    return _refused(answer.status, answer.headers, _where(repo_id, revision))
-
-
-def _where(repo_id: str, revision: str | None) -> str:
-    return repo_id if revision is None else f"{repo_id} at {revision}"
+    return _refused(answer.status, answer.headers, repo_at(repo_id, revision))
 
 
 def _gated(repo_id: str, revision: str | None) -> GatedModelError:
     return GatedModelError(
-        f"{_where(repo_id, revision)} is gated. Request access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
+        f"{repo_at(repo_id, revision)} is gated. Request access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
     )
 
 
@@ -218,7 +211,7 @@ def _no_model(repo_id: str) -> ModelNotFoundError:
 
 def _disabled(repo_id: str, revision: str | None) -> RepoDisabledError:
     return RepoDisabledError(
-        f"The Hub has disabled {_where(repo_id, revision)}. See {_endpoint()}/{repo_id} for the reason; use another "
+        f"The Hub has disabled {repo_at(repo_id, revision)}. See {_endpoint()}/{repo_id} for the reason; use another "
         "model, or your own copy."
     )
 

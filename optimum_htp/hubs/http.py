@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import HubServerError
-from optimum_htp.hubs import limits
-from optimum_htp.hubs.deadline import FIRST_PAUSE, Deadline
-from optimum_htp.hubs.redirects import headers_for, is_trusted, redirection
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.deadline import FIRST_PAUSE, Deadline, hold, retry_after, seconds_held
 from optimum_htp.hubs.unreachable import causes, is_unreachable
 from optimum_htp.masking import get_logger
 
@@ -30,9 +30,11 @@ __all__ = [
     "CutOffError",
     "HttpErrors",
     "ask",
+    "headers_for",
     "http_errors",
-    "opened",
-    "pieces",
+    "is_trusted",
+    "redirection",
+    "token_headers",
 ]
 
 logger = get_logger(__name__)
@@ -40,20 +42,19 @@ logger = get_logger(__name__)
 TOO_MANY_REQUESTS: Final = 429
 _PASSING: Final = (500, 502, 503, 504)  # A Hub recovers from these.
 _CONTENT: Final = (200, 206)
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
 _REFUSAL: Final = 1 << 16  # Bytes of an error page that are read, so that the connection can be reused.
+# The origins that huggingface_hub accepts as the Hub.
+_HUBS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The response of a server.
+    """The response of a server: `url` is the address after redirects, and `body` is empty if it was written elsewhere.
 
-    Attributes:
-        status: HTTP status.
-        headers: Its headers; names are case-insensitive.
-        url: The final address, after redirects.
-        body: Its content, unless it was written elsewhere.
+    The names of headers are case-insensitive.
     """
 
     status: int
@@ -121,7 +122,7 @@ def ask(
         url: The address.
         headers: Request headers, including the token. Other hosts do not get the token.
         deadline: Time limit for everything.
-        timeout: Time limit without received bytes.
+        timeout: Seconds without received bytes.
         limit: Maximum bytes of a body, unpacked.
         tries: Number of tries.
         stay: Whether to follow only redirects to the same host, or to a Hub. Other redirects are results, as in
@@ -138,14 +139,14 @@ def ask(
     failed: tuple[type[BaseException], ...] = (*http_errors().transport, CutOffError)
     failures = 0
     while True:
-        if held := limits.seconds_held(url):
+        if held := seconds_held(url):
             if held >= deadline.left:
                 return Answer(TOO_MANY_REQUESTS, {"Retry-After": f"{math.ceil(held)}"}, url)
             time.sleep(held)
         pause = FIRST_PAUSE * 2**failures
         failures += 1
         try:
-            with opened(method, url, headers, deadline, timeout=timeout, stay=stay) as response:
+            with _opened(method, url, headers, deadline, timeout=timeout, stay=stay) as response:
                 answer = _received(response, deadline, limit, wanted, into)
         except failed as error:
             if failures >= tries or pause >= deadline.left or is_unreachable(causes(error)):
@@ -153,9 +154,9 @@ def ask(
             logger.debug("Trying %s again in %g s: %s", url, pause, error)
         else:
             if answer.status == TOO_MANY_REQUESTS:
-                seconds = limits.retry_after(answer.headers)
+                seconds = retry_after(answer.headers)
                 if seconds is not None:
-                    limits.hold(answer.url, seconds)
+                    hold(answer.url, seconds)
                     pause = max(seconds, 0.1)
             elif answer.status not in _PASSING or failures >= tries:
                 return answer
@@ -166,7 +167,7 @@ def ask(
 
 
 @contextmanager
-def opened(
+def _opened(
     method: str,
     url: str,
     headers: Mapping[str, str],
@@ -175,15 +176,7 @@ def opened(
     timeout: float,
     stay: bool = False,
 ) -> Iterator[Any]:
-    """Send a request, follow redirects, and yield the response, with an unread body.
-
-    The arguments are those of `ask`.
-
-    Raises:
-        HubServerError: The redirects form a loop, or do not lead to HTTP.
-        TimeoutError: The limit is exceeded.
-        BaseException: One of `http_errors().transport`.
-    """
+    """Send a request, follow redirects, and yield the response, with an unread body. Arguments are those of `ask`."""
     sent = dict(headers)
     for _ in range(_MOST_REDIRECTS + 1):
         with _sent(method, url, sent, deadline.timeout(timeout)) as response:
@@ -193,6 +186,47 @@ def opened(
                 return
         sent, url = headers_for(following, url, sent), following
     raise HubServerError(f"{url} redirects in a loop. Check HF_ENDPOINT and any proxy in between.")
+
+
+def token_headers(access: HubAccess) -> dict[str, str]:
+    """Return the request headers of huggingface_hub, with the token."""
+    from huggingface_hub.utils import build_hf_headers
+
+    return dict(build_hf_headers(token=access.token))
+
+
+def headers_for(url: str, asked: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers for the target of a redirect. Only the same host and Hubs get the token."""
+    if is_trusted(url, asked):
+        return dict(headers)
+    return {name: value for name, value in headers.items() if name.lower() != "authorization"}
+
+
+def is_trusted(url: str, asked: str) -> bool:
+    """Whether an address is on the same host as another, or on a Hub. A mirror may redirect to the Hub."""
+    from huggingface_hub import constants
+
+    return _origin(url) in map(_origin, (asked, constants.ENDPOINT, *_HUBS))
+
+
+def redirection(url: str, response: Any) -> str | None:
+    """Return the target of a redirect; None for other responses. A target that is not HTTP is an error."""
+    target = response.headers.get("Location")
+    if target is None or response.status_code not in _REDIRECTS:
+        return None
+    try:
+        following: str = urljoin(url, target)
+        if _origin(following)[0] in ("http", "https"):
+            return following
+        reason = "which is not HTTP"
+    except ValueError as error:
+        reason = f"which is not an address ({error})"
+    raise HubServerError(f"{url} redirects to {target!r}, {reason}. Check HF_ENDPOINT and any proxy in between.")
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 @contextmanager
@@ -240,19 +274,14 @@ def _received(
 
 
 def _body(response: Any, deadline: Deadline, limit: int, *, cut: bool = False) -> Iterator[bytes]:
-    """Yield a response's body in pieces, as they arrive, unpacked.
-
-    Raises:
-        HubServerError: It exceeds the limit (unless `cut`), or has an unknown encoding.
-        CutOffError: It does not match its headers.
-    """
+    """Yield a response's body in pieces, as they arrive, unpacked. With `cut`, the limit ends it without an error."""
     packing = response.headers.get("Content-Encoding", "identity").strip().lower()
     if packing not in ("identity", "gzip", "x-gzip", ""):
         raise HubServerError(f"The response of {response.url} has the encoding {packing!r}, which was not requested.")
     unpack = zlib.decompressobj(wbits=31) if "gzip" in packing else None
     announced = response.headers.get("Content-Length", "")
     arrived = size = 0
-    for packed in pieces(response):
+    for packed in _pieces(response):
         deadline.arrived(len(packed))
         arrived += len(packed)
         try:
@@ -273,7 +302,7 @@ def _body(response: Any, deadline: Deadline, limit: int, *, cut: bool = False) -
         raise CutOffError(f"received {arrived} bytes of {announced or 'a packed response'} from {response.url}")
 
 
-def pieces(response: Any) -> Iterator[bytes]:
+def _pieces(response: Any) -> Iterator[bytes]:
     """Yield the packed content as it arrives."""
     raw = getattr(response, "raw", None)
     if raw is None:

@@ -12,16 +12,14 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import HubServerError
-from optimum_htp.hubs.base import FileDigest, RepoInfo
+from optimum_htp.hubs.base import FileDigest, RepoInfo, repo_at
 from optimum_htp.masking import get_logger
-from optimum_htp.parsing import is_inside, is_text, parse_json
+from optimum_htp.parsing import is_commit, is_inside, is_sha256, is_text, parse_json
 
-__all__ = ["COMMIT", "commit_ids", "content_of", "file_digests", "front_matter", "repo_info"]
+__all__ = ["commit_ids", "content_of", "file_digests", "front_matter", "repo_info"]
 
 logger = get_logger(__name__)
 
-COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_ITEMS: Final = 10_000  # Tags, languages.
 _HIGHEST_COUNT: Final = 10**18
 _FRONT_MATTER: Final = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|$)", re.DOTALL)
@@ -30,11 +28,7 @@ T = TypeVar("T")
 
 
 def content_of(body: bytes, about: str) -> Any:
-    """Return the content of a JSON response.
-
-    Raises:
-        HubServerError: It is not JSON, or nested too deep.
-    """
+    """Return the content of a JSON response; `about` is what it is for."""
     try:
         return parse_json(body)
     except ValueError as error:
@@ -44,23 +38,18 @@ def content_of(body: bytes, about: str) -> Any:
 
 
 def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
-    """Return the information about a repo in a Hub's response.
-
-    Args:
-        content: Content of the response.
-        repo_id: The requested repo. The response for a renamed repo contains its new name.
-        revision: The requested revision.
+    """Return the information about the requested repo in a response, which has the new name of a renamed repo.
 
     Raises:
         HubServerError: The response contains no commit, another commit than requested, or no files.
     """
-    about = repo_id if revision is None else f"{repo_id} at {revision}"
+    about = repo_at(repo_id, revision)
     if not isinstance(content, dict):
         raise _useless(about, "is not a JSON object")
     commit = content.get("sha")
-    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+    if not is_commit(commit):
         raise _useless(about, "contains no commit")
-    if revision is not None and COMMIT.fullmatch(revision) and commit != revision:
+    if is_commit(revision) and commit != revision:
         raise _useless(about, f"is for another commit, {commit}")
     facts = _Facts(content, about)
     card = facts.take("cardData", _mapping) or {}
@@ -89,33 +78,25 @@ def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
     )
 
 
-def commit_ids(content: Any, about: str) -> list[str]:
-    """Return the commits in one page of a repo's history.
-
-    Raises:
-        HubServerError: It is not a list of commits.
-    """
+def commit_ids(body: bytes, about: str) -> list[str]:
+    """Return the commits in one page of a repo's history."""
+    content = content_of(body, about)
     if not isinstance(content, list):
         raise _useless(about, "is not a list of commits")
     found = (entry.get("id") for entry in content if isinstance(entry, dict))
-    return [commit for commit in found if isinstance(commit, str) and COMMIT.fullmatch(commit)]
+    return [commit for commit in found if is_commit(commit)]
 
 
-def file_digests(content: Any, about: str) -> dict[str, FileDigest]:
-    """Return the digests in a page of a commit's tree, by file.
-
-    Raises:
-        HubServerError: It is not such a page.
-    """
+def file_digests(body: bytes, about: str) -> dict[str, FileDigest]:
+    """Return the digests in a page of a commit's tree, by file."""
+    content = content_of(body, about)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise _useless(about, "is not a list of files")
-    found = {}
-    for entry in content:
-        if entry.get("type") == "file" and is_inside(entry.get("path")):
-            lfs = entry.get("lfs")
-            sha256 = lfs.get("oid") if isinstance(lfs, dict) else None
-            found[str(entry["path"])] = FileDigest(_hexadecimal(entry.get("oid"), 40), _hexadecimal(sha256, 64))
-    return found
+    return {
+        str(entry["path"]): _digest(entry.get("oid"), entry.get("lfs"), "oid")
+        for entry in content
+        if entry.get("type") == "file" and is_inside(entry.get("path"))
+    }
 
 
 def front_matter(text: str) -> Mapping[str, Any]:
@@ -169,17 +150,18 @@ def _files(siblings: Any, about: str) -> tuple[str, ...]:
 
 
 def _digests(siblings: list[Any]) -> dict[str, FileDigest]:
-    """Return the digests of files. Git LFS has the sha256 of large files."""
-    found = {}
-    for sibling in siblings:
-        if isinstance(sibling, dict) and is_inside(sibling.get("rfilename")):
-            lfs = sibling.get("lfs")
-            sha256 = lfs.get("sha256") if isinstance(lfs, dict) else None
-            digest = FileDigest(_hexadecimal(sibling.get("blobId"), 40), _hexadecimal(sha256, 64))
-            if isinstance(lfs, dict) and digest.sha256 is None:
-                continue  # git's digest is that of the pointer.
-            found[str(sibling["rfilename"])] = digest
-    return found
+    return {
+        str(sibling["rfilename"]): _digest(sibling.get("blobId"), sibling.get("lfs"), "sha256")
+        for sibling in siblings
+        if isinstance(sibling, dict) and is_inside(sibling.get("rfilename"))
+    }
+
+
+def _digest(blob_id: Any, lfs: Any, key: str) -> FileDigest:
+    """Return the digest of a file: for a file in Git LFS its sha256, because git's digest is that of the pointer."""
+    if not isinstance(lfs, dict):
+        return FileDigest(sha1=blob_id if is_commit(blob_id) else None)
+    return FileDigest(sha256=lfs[key] if is_sha256(lfs.get(key)) else None)
 
 
 def _repo_id(value: Any) -> str:
@@ -231,10 +213,6 @@ def _flag(value: Any) -> bool:
 def _gated(value: Any) -> bool:
     """Return whether access must be requested. The Hub sends false, or how access is granted."""
     return True if value in ("auto", "manual") else _flag(value)
-
-
-def _hexadecimal(value: Any, length: int) -> str | None:
-    return value if isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{length}}}", value) else None
 
 
 def _count(value: Any) -> int:

@@ -15,9 +15,8 @@ from typing import Any, Final
 
 from optimum_htp.errors import InvalidWeightsError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.byte_ranges import CHUNK
 from optimum_htp.hubs.huggingface.cache import RepoCache
-from optimum_htp.hubs.huggingface.ranges import open_hub_file
+from optimum_htp.hubs.huggingface.ranges import CHUNK, open_hub_file
 from optimum_htp.parsing import parse_json
 
 __all__ = ["SafetensorsFile", "TensorEntry", "open_hub_safetensors", "open_local_safetensors"]
@@ -32,15 +31,7 @@ _BYTES: Final = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A header's entry for a tensor.
-
-    Attributes:
-        name: Its name in the checkpoint.
-        dtype: Its type in safetensors (`F32`).
-        shape: Its sizes.
-        start: Offset of its content in the file, in bytes.
-        length: Length of its content, in bytes.
-    """
+    """A header's entry for a tensor: its type in safetensors (`F32`), and the place of its content, in bytes."""
 
     name: str
     dtype: str
@@ -56,13 +47,7 @@ class TensorEntry:
 
 @dataclass
 class SafetensorsFile:
-    """A safetensors file on this machine or on a Hub.
-
-    Attributes:
-        name: Its name for messages.
-        tensors: Its tensors by name.
-        fetched: Bytes that were transferred over the network.
-    """
+    """A safetensors file on this machine or on a Hub. `name` is for messages."""
 
     name: str
     tensors: Mapping[str, TensorEntry]
@@ -75,11 +60,7 @@ class SafetensorsFile:
         return self._fetched()
 
     def read(self, tensor: TensorEntry, start: int, length: int) -> bytes:
-        """Return bytes of a tensor's content. It can be called from any thread.
-
-        Raises:
-            HFHubIntegrationError: They cannot be downloaded.
-        """
+        """Return bytes of a tensor's content. It can be called from any thread."""
         content = self._read(tensor.start + start, length)
         if len(content) < length:
             raise InvalidWeightsError(f"{self.name} ended while {tensor.name} was read. Download it again.")
@@ -102,11 +83,7 @@ def open_hub_safetensors(repo_id: str, commit: str, name: str, access: HubAccess
 
 
 def open_local_safetensors(path: Path) -> SafetensorsFile:
-    """Open a safetensors file on this machine.
-
-    Raises:
-        InvalidWeightsError: It is not a safetensors file.
-    """
+    """Open a safetensors file on this machine."""
 
     def read(start: int, length: int) -> bytes:
         with path.open("rb") as stream:
@@ -138,9 +115,7 @@ def _entry(file: str, key: str, content: Any, base: int, size: int) -> TensorEnt
         sound = isinstance(dtype, str) and all(type(number) is int and number >= 0 for number in numbers)
     except (KeyError, TypeError, ValueError):
         sound = False
-    expected = (
-        prod(shape) * _BYTES[dtype] if sound and dtype in _BYTES else None
-    )  # The size of newer types is unknown.
+    expected = prod(shape) * _BYTES[dtype] if sound and dtype in _BYTES else None  # Newer types have an unknown size.
     if not sound or not begin <= end <= size - base or expected not in (None, end - begin):
         raise InvalidWeightsError(
             f"{file} has an invalid entry for the tensor {key[:80]!r}, so it is damaged. Download it again."

@@ -8,8 +8,8 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -64,20 +64,24 @@ def proxy_of(server: str) -> tuple[str, str] | None:
     return urlsplit(proxy if "://" in proxy else f"//{proxy}").netloc.rpartition("@")[2], f"{kind.upper()}_PROXY"
 
 
-@contextmanager
-def failing_at_once() -> Iterator[None]:
+def failing_at_once() -> AbstractContextManager[None]:
     """Keep huggingface_hub from repeating requests in this thread if a server is unreachable.
 
     It waits 23 seconds between six tries. Before each it logs a warning while it handles the error.
     """
-    with heard(CLIENT_LOGGER, _Unreachable()):
-        yield
+    return heard(CLIENT_LOGGER, _raise_unreachable)
+
+
+def _raise_unreachable() -> None:
+    error = sys.exc_info()[1]
+    if error is not None and is_unreachable(causes(error)):
+        raise error
 
 
 @contextmanager
-def heard(name: str, handler: logging.Handler) -> Iterator[None]:
-    """Add a handler to a logger while the block runs."""
-    logger = logging.getLogger(name)
+def heard(name: str, react: Callable[[], object]) -> Iterator[None]:
+    """Call a function at each warning that a logger gets in this thread while the block runs. It may raise."""
+    logger, handler = logging.getLogger(name), _WarningHandler(react)
     logger.addHandler(handler)
     try:
         yield
@@ -85,12 +89,12 @@ def heard(name: str, handler: logging.Handler) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-class _Unreachable(logging.Handler):
-    def __init__(self) -> None:
+class _WarningHandler(logging.Handler):
+    def __init__(self, react: Callable[[], object]) -> None:
         super().__init__(logging.WARNING)
+        self._react = react
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if threading.get_ident() == self._thread and error is not None and is_unreachable(causes(error)):
-            raise error
+        if threading.get_ident() == self._thread:
+            self._react()

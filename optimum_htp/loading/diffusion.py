@@ -22,12 +22,11 @@ from optimum_htp.loading.other_commits import needs_reload
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.copying import link_or_copy
-from optimum_htp.resolve.adjacent import PIPELINE
+from optimum_htp.resolve.adjacent import PIPELINE, other_snapshot
 from optimum_htp.resolve.config_folder import carrier_of, find, overriding
 from optimum_htp.resolve.configs import folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles
 from optimum_htp.resolve.model_files import ModelFiles, model_root, require_parts
-from optimum_htp.resolve.other_commit import other_snapshot
 
 __all__ = ["fetched_pipeline", "pipeline_of_its_commit", "pipeline_record", "link_pipeline_folder"]
 

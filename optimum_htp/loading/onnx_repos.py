@@ -29,10 +29,10 @@ from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.origin.references import Reference, find_commit, has_prefix, parse_reference
+from optimum_htp.resolve.adjacent import other_snapshot
 from optimum_htp.resolve.config_folder import Carrier
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.resolve.model_files import folder_above
-from optimum_htp.resolve.other_commit import other_snapshot
 from optimum_htp.resolve.remote_file import RemoteEmbeddedFiles, hub_files, read_hub_header
 
 __all__ = ["OnnxRepo", "find_onnx_repo"]

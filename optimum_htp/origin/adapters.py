@@ -28,10 +28,7 @@ _PREFIX: Final = "hf"  # The Hugging Face Hub.
 def fetch_base(checkpoint: Checkpoint, access: HubAccess) -> Checkpoint | None:
     """Return the files of an adapter's base model; None if the checkpoint is not an adapter.
 
-    Raises:
-        ExportError: The base model is an adapter too, or a repo on a Hub names a path.
-        MissingDependencyError: peft, which adds the adapter to the model, is not installed.
-        HFHubIntegrationError: The base model cannot be downloaded; the subclass gives the reason.
+    A base model that is an adapter too is an error, as is a path in the config of a repo on a Hub.
     """
     if (name := base_to_load(checkpoint.folder)) is None:
         return None

@@ -7,7 +7,7 @@ revision, takes the preprocessors from the main branch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,8 @@ class Checkpoint:
     """A model's files.
 
     Attributes:
-        source: The origin of the model.
-        folder: The folder of its files.
-        files: The files of the commit, or of the local folder, relative to it.
+        files: The files of the commit, or of the local folder, relative to `folder`.
         config: Content of its `config.json`, or of a pipeline's `model_index.json`.
-        library: The library to load it with.
         complete: Whether `files` lists all files of the commit, not only those in the cache.
         with_code: Whether the repo's own Python modules belong to its configs.
         weights: The files of its weights, including indexes; empty if no weights were requested.
@@ -87,11 +84,7 @@ class Checkpoint:
         return tuple(dict.fromkeys(found))
 
     def require_config(self) -> None:
-        """Reject a Hub repo or a folder without a config, because no library can load it.
-
-        Raises:
-            ConfigFileNotFoundError: There is no config.
-        """
+        """Reject a Hub repo or a folder without a config, because no library can load it."""
         if self.config:
             return
         if isinstance(self.source, LocalSource):
@@ -107,9 +100,7 @@ class Checkpoint:
     def refuse_code(self) -> None:
         """Reject a Hub model whose configs refer to code, because loaders trust local folders.
 
-        Raises:
-            UntrustedCodeError: A config refers to code. Files that only sentence_transformers reads are checked only
-                if it loads the model.
+        Files that only sentence_transformers reads are checked only if it loads the model.
         """
         if isinstance(self.source, HubSource):
             sentences = self.library == "sentence_transformers"
@@ -118,11 +109,7 @@ class Checkpoint:
 
 
 def _known_classes(plugin: str, names: Any) -> list[str]:
-    """Return the Auto classes that a plugin names.
-
-    Raises:
-        PluginError: A name is not an Auto class of the installed transformers.
-    """
+    """Return the Auto classes that a plugin names, if all are Auto classes of the installed transformers."""
     if not isinstance(names, (list, tuple)):
         names = [names]
     for name in names:
@@ -148,12 +135,8 @@ def fetch_checkpoint(
 ) -> Checkpoint:
     """Make a model's files available in a local folder. Only the files that will be read are downloaded.
 
-    Args:
-        source: The model.
-        access: Options for Hub requests.
-        library: The library to load it with; None to infer it.
-        weights: Whether the weights are needed too.
-        to_load: Whether a library then loads them. If so, a model that it cannot load is rejected before the download.
+    Without a library, it is inferred. With `to_load`, a model that the library cannot load is rejected before the
+    download.
 
     Raises:
         ExportError: A local model that is not a folder, or an adapter.
@@ -178,11 +161,7 @@ def _require_model(checkpoint: Checkpoint) -> None:
 
 
 def _refuse_adapter(checkpoint: Checkpoint) -> None:
-    """Reject a repo or a folder as peft saves it: with the weights of an adapter, but without a model.
-
-    Raises:
-        ExportError: It is an adapter.
-    """
+    """Reject a repo or a folder as peft saves it: with the weights of an adapter, but without a model."""
     if ADAPTER_CONFIG not in checkpoint.files or checkpoint.config:
         return
     base = base_of_adapter(checkpoint.folder)
@@ -233,13 +212,7 @@ def _fetched(
 
 
 def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, with_code: bool = False) -> Path:
-    """Return a folder with the config and preprocessor files of a Hub model.
-
-    Args:
-        reference: The model, as a user types it.
-        revision: Branch, tag, commit or `refs/pr/N`.
-        access: Options for Hub requests.
-        with_code: Whether to download the repo's own Python modules too.
+    """Return a folder with the config and preprocessor files of a Hub model, with its own Python modules if requested.
 
     Raises:
         UntrustedCodeError: The configs refer to code, and `with_code` is not set.
@@ -279,6 +252,8 @@ def _opened(
     library = library or infer_library(files, config)
     if library == "diffusers":
         config = _config(folder / MODEL_INDEX) or config
+    # A tokenizer may use code of the repo even if the model does not.
+    configs = [config, *(read_json(folder / name) for name in PREPROCESSOR_CONFIGS)]
     return Checkpoint(
         source=source,
         folder=folder,
@@ -286,19 +261,8 @@ def _opened(
         config=config,
         library=library,
         complete=complete,
-        with_code=any("auto_map" in named for named in (config, *_preprocessor_configs(folder))),
+        with_code=any(isinstance(content, dict) and "auto_map" in content for content in configs),
     )
-
-
-def _preprocessor_configs(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the configs of a model's preprocessors.
-
-    A tokenizer may use code of the repo even if the model does not.
-    """
-    for name in PREPROCESSOR_CONFIGS:
-        content = read_json(folder / name)
-        if isinstance(content, dict):
-            yield content
 
 
 def _config(path: Path) -> Mapping[str, Any]:

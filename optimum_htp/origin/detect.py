@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import InvalidModelReferenceError, ModelNotFoundError, OptimumHTPError, UnknownHubError
@@ -27,6 +27,9 @@ from optimum_htp.origin.source import (
 )
 
 __all__ = ["detect_model_source", "is_hub_model"]
+
+_FACTS: Final = ("pipeline_tag", "library_name", "author", "last_modified", "private", "gated", "downloads", "likes")
+_CARD_FACTS: Final = ("base_model", "license", "language", "task_categories")
 
 
 def is_hub_model(
@@ -104,12 +107,7 @@ def detect_model_source(
         if loaded := _describe_loaded_model(model, access):
             return loaded
         if hasattr(config, "model_type") and hasattr(config, "architectures"):
-            return {
-                "type": "local_hf_compatible",
-                "model_type": config.model_type,
-                "architectures": config.architectures,
-                "path": model_name_or_path,
-            }
+            return _compatible(config.model_type, config.architectures, model_name_or_path)
     if answer["type"] == "local" and model_name_or_path is not None:
         return _describe_path(os.fspath(model_name_or_path), access)
     return answer
@@ -137,13 +135,12 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
         return {**_describe(source), "detected_from": "cache_path"}
     config = read_json(expanded(path) / CONFIG)
     if isinstance(config, dict) and "model_type" in config:
-        return {
-            "type": "local_hf_compatible",
-            "model_type": config["model_type"],
-            "architectures": config.get("architectures"),
-            "path": path,
-        }
+        return _compatible(config["model_type"], config.get("architectures"), path)
     return {"type": "local", "path": path}
+
+
+def _compatible(model_type: Any, architectures: Any, path: Any) -> dict[str, Any]:
+    return {"type": "local_hf_compatible", "model_type": model_type, "architectures": architectures, "path": path}
 
 
 def _describe(source: HubSource) -> dict[str, Any]:
@@ -158,19 +155,7 @@ def _describe(source: HubSource) -> dict[str, Any]:
     info = source.info
     if info is None:
         return {**known, "error": source.reason}
-    known |= {
-        name: getattr(info, name)
-        for name in (
-            "pipeline_tag",
-            "library_name",
-            "author",
-            "last_modified",
-            "private",
-            "gated",
-            "downloads",
-            "likes",
-        )
-    }
+    known |= {name: getattr(info, name) for name in _FACTS}
     known["tags"] = list(info.tags)
-    card = {name: getattr(info, name) for name in ("base_model", "license", "language", "task_categories")}
+    card = {name: getattr(info, name) for name in _CARD_FACTS}
     return known | {name: value for name, value in card.items() if value is not None}

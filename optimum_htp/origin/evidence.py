@@ -19,6 +19,7 @@ from optimum_htp.libraries.tasks import infer_library
 __all__ = ["is_cached_folder", "loaded_files", "names_below", "require_unchanged", "unproven"]
 
 _ADDED: Final = "the commit has no such file"
+_UNKNOWN: Final = FileDigest()
 
 
 def names_below(folder: Path) -> tuple[str, ...]:
@@ -52,18 +53,12 @@ def unproven(
 ) -> dict[str, str]:
     """Return the files in a folder of the cache that cannot be shown to be a commit's, each with the reason.
 
-    Args:
-        hub: The Hub of the cache.
-        repo_id: The repo.
-        commit: Full commit.
-        folder: The commit's folder.
-        names: The files. Missing ones are left out.
-        access: Options for Hub requests. The Hub is asked only if neither `info` nor the cache has a matching digest.
-        info: The Hub's information about the commit; None if it was not requested.
+    Missing files are left out. The Hub is asked only if neither `info`, its earlier response about the commit, nor the
+    cache has a matching digest.
     """
     names = [name for name in dict.fromkeys(names) if (folder / name).is_file()]
     noted = {**hub.cached_digests(repo_id, commit, names, access), **_stated(info)}
-    doubtful = [name for name in names if not _fits(folder / name, noted.get(name))]
+    doubtful = [name for name in names if not _fits(folder / name, noted.get(name, _UNKNOWN))]
     if not doubtful:
         return {}
     differs = "it differs from the file of the commit"
@@ -71,15 +66,16 @@ def unproven(
         stated = hub.digests(repo_id, commit, access) or {}
     except OptimumHTPError as error:
         untold = f"this machine has no digest of it from the Hub, and the Hub does not provide one now: {error}"
-        return {name: differs if _is_known(noted.get(name)) else untold for name in doubtful}
+        return {name: differs if noted.get(name, _UNKNOWN).is_known else untold for name in doubtful}
     found = {}
     for name in doubtful:
+        digest = stated.get(name, noted.get(name, _UNKNOWN))
         if stated and name not in stated:
             found[name] = _ADDED
-        elif _is_known(digest := stated.get(name, noted.get(name))) and not _fits(folder / name, digest):
-            found[name] = differs
-        elif not _is_known(digest):
+        elif not digest.is_known:
             found[name] = f"{hub.name} has no digest of it"
+        elif not _fits(folder / name, digest):
+            found[name] = differs
     return found
 
 
@@ -95,9 +91,6 @@ def require_unchanged(
     """Reject files of the cache that cannot be shown to be a commit's. Other folders are checked when they are filled.
 
     The arguments are those of `unproven`.
-
-    Raises:
-        ChangedCacheError: There is such a file.
     """
     if not is_cached_folder(hub, repo_id, commit, folder, access):
         return
@@ -117,12 +110,8 @@ def _stated(info: RepoInfo | None) -> dict[str, FileDigest]:
     return {**sha1, **{name: FileDigest(sha256=digest) for name, digest in info.digests.items()}}
 
 
-def _is_known(digest: FileDigest | None) -> bool:
-    return digest is not None and digest.is_known
-
-
-def _fits(path: Path, digest: FileDigest | None) -> bool:
-    if digest is None or not digest.is_known:
+def _fits(path: Path, digest: FileDigest) -> bool:
+    if not digest.is_known:
         return False
     with path.open("rb") as stream:
         return digest.fits(stream, path.stat().st_size)

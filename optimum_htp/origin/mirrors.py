@@ -12,59 +12,33 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from optimum_htp import plugins
-from optimum_htp.errors import MirrorError, OptimumHTPError
-from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.hubs.responses import COMMIT
+from optimum_htp.errors import MirrorError
+from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace_file import replaced_atomically
-from optimum_htp.origin.mirror_manifest import MANIFEST, ListedFile, MirrorManifest
+from optimum_htp.parsing import is_commit, is_inside, is_sha256, parse_json
 
-__all__ = ["MirrorFolder", "fetch", "listed", "mirrors", "snapshot"]
+__all__ = ["MANIFEST", "ListedFile", "MirrorFolder", "MirrorManifest", "fetch", "listed", "mirrors"]
 
 logger = get_logger(__name__)
 
+MANIFEST: Final = ".optimum-htp.json"
+_VERSION: Final = 1
 _VARIABLE: Final = "OPTIMUM_HTP_MIRRORS"
 _PIECE: Final = 1 << 22  # Bytes per read.
 _LARGEST_MANIFEST: Final = 1 << 24  # Bytes.
 
-
-def snapshot(
-    hub: Hub,
-    repo_id: str,
-    commit: str,
-    files: Sequence[str],
-    access: HubAccess,
-    *,
-    optional: Sequence[str] = (),
-    ref: str | None = None,
-    progress: bool = False,
-) -> Path:
-    """Return a folder with files of a commit: from the Hub's cache, from a mirror, or from the Hub.
-
-    The arguments are those of `Hub.snapshot`. Without mirrors, this is `Hub.snapshot`.
-
-    Raises:
-        HFHubIntegrationError: As `Hub.snapshot`.
-    """
-    if files and mirrors():
-        if not access.force_download:
-            try:
-                return hub.snapshot(repo_id, commit, files, replace(access, local_files_only=True), ref=ref)
-            except OptimumHTPError:
-                logger.debug("The cache does not contain all of %s of %s at %s", files, repo_id, commit)
-        if (folder := fetch(hub.name, repo_id, commit, files, access, optional=optional)) is not None:
-            return folder
-    return hub.snapshot(repo_id, commit, files, access, optional=optional, ref=ref, progress=progress)
+T = TypeVar("T")
 
 
 def fetch(
@@ -79,15 +53,8 @@ def fetch(
     """Return a folder with files of a commit from a mirror; None if no mirror has all of them.
 
     A file that the commit does not have is not in the folder. For a mirror that is a local folder, its own folder is
-    returned. Files of other mirrors are stored below the Hugging Face home, and downloaded once.
-
-    Args:
-        provider: Name of the commit's Hub.
-        repo_id: The repo.
-        commit: Full commit.
-        names: The files.
-        access: Contains the location of the cache. With `local_files_only`, only local folders are searched.
-        optional: Files that may be missing on the mirror.
+    returned. Files of other mirrors are stored below the Hugging Face home, and downloaded once. `optional` files may
+    be missing on the mirror.
     """
     wanted = MirrorManifest(provider, repo_id, commit)
     store = _store(wanted, access)
@@ -95,20 +62,17 @@ def fetch(
         there = [name for name in (*names, *optional) if name in known.files]
         if _serves(known, names) and all((store / name).is_file() for name in there):
             return store
-    for url in mirrors():
-        with _faults_told(url, wanted):
-            place = MirrorFolder.at(url)
-            if access.local_files_only and not place.is_local:
-                continue
-            manifest = place.manifest(wanted)
-            if manifest is None or not _serves(manifest, names):
-                continue
-            chosen = [name for name in dict.fromkeys((*names, *optional)) if name in manifest.files]
-            logger.debug("%d files of %s at %s come from the mirror %s", len(chosen), repo_id, commit, url)
-            if place.is_local:
-                return place.checked(manifest, chosen)
-            return _written(place, manifest, chosen, _writable(store, manifest))
-    return None
+
+    def from_mirror(place: MirrorFolder, manifest: MirrorManifest) -> Path | None:
+        if not _serves(manifest, names):
+            return None
+        chosen = [name for name in dict.fromkeys((*names, *optional)) if name in manifest.files]
+        logger.debug("%d files of %s at %s come from the mirror %s", len(chosen), repo_id, commit, place.url)
+        if place.is_local:
+            return place.checked(manifest, chosen)
+        return _written(place, manifest, chosen, _writable(store, manifest))
+
+    return _first_answer(wanted, access, from_mirror)
 
 
 def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess) -> frozenset[str] | None:
@@ -116,22 +80,115 @@ def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess)
 
     The result is also None for a revision that is not a full commit.
     """
-    if revision is None or not COMMIT.fullmatch(revision):
+    if not is_commit(revision):
         return None
     wanted = MirrorManifest(provider, repo_id, revision)
+    return _first_answer(wanted, access, lambda place, manifest: manifest.commit_files)
+
+
+def _first_answer(
+    wanted: MirrorManifest, access: HubAccess, ask: Callable[[MirrorFolder, MirrorManifest], T | None]
+) -> T | None:
+    """Return the first answer of a mirror that has files of a commit; None without one.
+
+    A fault of a mirror becomes a warning, because the next place may work. With `local_files_only`, only local folders
+    are searched.
+    """
     for url in mirrors():
-        with _faults_told(url, wanted):
+        try:
             place = MirrorFolder.at(url)
-            if place.is_local or not access.local_files_only:
-                manifest = place.manifest(wanted)
-                if manifest is not None:
-                    return manifest.commit_files
+            if access.local_files_only and not place.is_local:
+                continue
+            manifest = place.manifest(wanted)
+            answer = None if manifest is None else ask(place, manifest)
+        except Exception as error:  # noqa: BLE001 - each file system of fsspec's raises its own
+            cause = str(error) if isinstance(error, MirrorError) else f"{type(error).__name__}: {error}"
+            message = "The mirror %s is skipped for %s at %s: %s."
+            logger.warning(message, url, wanted.repo_id, wanted.commit, cause)
+            continue
+        if answer is not None:
+            return answer
     return None
 
 
 def mirrors() -> tuple[str, ...]:
     """Return the URLs of the mirrors, in search order."""
     return tuple(url for url in re.split(r"[,\s]+", os.environ.get(_VARIABLE, "")) if url)
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """The size of a file in bytes, and its SHA-256 in hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class MirrorManifest:
+    """The files of a commit on a mirror: one JSON file next to the files, written last.
+
+        {"version": 1, "provider": "huggingface", "repo_id": "org/name", "commit": "86b5…",
+         "commit_files": ["README.md", "config.json", "model.safetensors"],
+         "files": {"config.json": {"size": 570, "sha256": "7b4e…"}}}
+
+    `commit_files` lists all files of the commit, so a mirror can also tell that a file does not exist. `files` lists
+    those next to the manifest. The content of a commit never changes: files may be added, none is replaced.
+    """
+
+    provider: str
+    repo_id: str
+    commit: str
+    commit_files: frozenset[str] = frozenset()
+    files: Mapping[str, ListedFile] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the stored form; the same bytes for the same manifest."""
+        files = {name: {"size": file.size, "sha256": file.sha256} for name, file in sorted(self.files.items())}
+        content = {
+            "version": _VERSION,
+            "provider": self.provider,
+            "repo_id": self.repo_id,
+            "commit": self.commit,
+            "commit_files": sorted(self.commit_files),
+            "files": files,
+        }
+        return json.dumps(content, ensure_ascii=False, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, expected: MirrorManifest) -> MirrorManifest:
+        """Parse a stored manifest, which is untrusted, and compare its model and commit with an expected one."""
+        try:
+            content = parse_json(text)
+            found = cls(
+                provider=content["provider"],
+                repo_id=content["repo_id"],
+                commit=content["commit"],
+                commit_files=frozenset(map(_name, content["commit_files"])),
+                files={_name(name): _digest(file) for name, file in content["files"].items()},
+            )
+            version = content["version"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MirrorError(f"it is not a manifest ({type(error).__name__}: {error})") from error
+        if version != _VERSION:
+            raise MirrorError(f"its version is {version!r}, but this version of optimum-htp reads {_VERSION}")
+        stated = (found.provider, found.repo_id, found.commit)
+        if stated != (expected.provider, expected.repo_id, expected.commit):
+            raise MirrorError(f"it is for {found.repo_id!r} at {found.commit!r} of {found.provider!r}")
+        return found
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not is_inside(name) or name == MANIFEST:
+        raise ValueError(f"{name!r} is not a valid file name in a repo")
+    return name
+
+
+def _digest(content: Any) -> ListedFile:
+    size, sha256 = content["size"], content["sha256"]
+    if type(size) is not int or size < 0 or not is_sha256(sha256):
+        raise ValueError(f"{content!r} is not size and SHA-256 of a file")
+    return ListedFile(size, sha256)
 
 
 @dataclass(frozen=True)
@@ -144,15 +201,13 @@ class MirrorFolder:
 
     @classmethod
     def at(cls, url: str) -> MirrorFolder:
-        """Open a mirror.
-
-        Raises:
-            MirrorError: fsspec does not support the protocol, or a required package is not installed.
-        """
+        """Open a mirror, unless fsspec does not support the protocol, or a required package is not installed."""
         import fsspec
 
         try:
-            files, root = fsspec.core.url_to_fs(url, **({} if "://" not in url else _options(url)))
+            # Listings are not cached, because files may be added while this process runs.
+            options = {"use_listings_cache": False} if url.startswith(("s3://", "http://", "https://")) else {}
+            files, root = fsspec.core.url_to_fs(url, **options)
         except ImportError as error:
             raise MirrorError(f"{error}. For s3:// and https://, run `pip install s3fs`") from error
         except ValueError as error:
@@ -169,11 +224,7 @@ class MirrorFolder:
         return f"{self.root}/{_folder(of)}/{name}"
 
     def manifest(self, wanted: MirrorManifest) -> MirrorManifest | None:
-        """Return the mirror's manifest for a commit; None if it has no files of the commit.
-
-        Raises:
-            MirrorError: The stored file is not a manifest of the commit.
-        """
+        """Return the mirror's manifest for a commit; None if it has no files of the commit."""
         path = self.path(wanted, MANIFEST)
         try:
             with self.files.open(path, "rb") as stream:
@@ -182,14 +233,13 @@ class MirrorFolder:
             return None
         if len(text) > _LARGEST_MANIFEST:
             raise MirrorError(f"{path} has more than {_LARGEST_MANIFEST} bytes")
-        return _parsed(text, path, wanted)
+        try:
+            return MirrorManifest.from_json(text, wanted)
+        except MirrorError as error:
+            raise MirrorError(f"{path} cannot be used: {error}") from error
 
     def pieces(self, of: MirrorManifest, name: str) -> Iterator[bytes]:
-        """Yield the content of a file in pieces.
-
-        Raises:
-            MirrorError: The content does not match the manifest; raised at the end.
-        """
+        """Yield the content of a file in pieces. At the end, it must match the manifest."""
         expected, digest, size = of.files[name], hashlib.sha256(), 0
         try:
             with self.files.open(self.path(of, name), "rb") as stream:
@@ -210,11 +260,6 @@ class MirrorFolder:
         return Path(self.root, *_folder(manifest).split("/"))
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Return options for fsspec: no cache of listings, because files may be added while this process runs."""
-    return {"use_listings_cache": False} if url.startswith(("s3://", "http://", "https://")) else {}
-
-
 def _folder(of: MirrorManifest) -> str:
     prefix = "" if of.provider == plugins.HUGGING_FACE else f"@{of.provider}/"
     return f"{prefix}{of.repo_id}/{of.commit}"
@@ -222,24 +267,6 @@ def _folder(of: MirrorManifest) -> str:
 
 def _serves(manifest: MirrorManifest, names: Sequence[str]) -> bool:
     return all(name in manifest.files or name not in manifest.commit_files for name in names)
-
-
-def _parsed(text: bytes, path: str, wanted: MirrorManifest) -> MirrorManifest:
-    try:
-        return MirrorManifest.from_json(text, wanted)
-    except MirrorError as error:
-        raise MirrorError(f"{path} cannot be used: {error}") from error
-
-
-@contextmanager
-def _faults_told(url: str, wanted: MirrorManifest) -> Iterator[None]:
-    """Convert faults of a mirror to warnings, because the next place may work."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - each file system of fsspec's raises its own
-        cause = str(error) if isinstance(error, MirrorError) else f"{type(error).__name__}: {error}"
-        message = "The mirror %s is skipped for %s at %s: %s."
-        logger.warning(message, url, wanted.repo_id, wanted.commit, cause)
 
 
 def _store(wanted: MirrorManifest, access: HubAccess) -> Path:

@@ -20,13 +20,7 @@ _PREFIX: Final = re.compile(r"[a-z0-9][a-z0-9_-]+://")  # A single letter is a d
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference to a Hub model. Its existence is not checked.
-
-    Attributes:
-        hub: The Hub.
-        repo_id: Repo id in the form of that Hub.
-        revision: Branch, tag, commit or `refs/pr/N`; None for the Hub's default branch.
-    """
+    """A reference to a Hub model. Its existence is not checked. Without a revision, it is for the default branch."""
 
     hub: Hub
     repo_id: str
@@ -81,13 +75,7 @@ def _no_reference(text: str, why: str) -> InvalidModelReferenceError:
 
 @dataclass(frozen=True)
 class FoundCommit:
-    """A commit of a repo.
-
-    Attributes:
-        commit: Full commit.
-        info: The Hub's information about it; None if the Hub was unreachable.
-        reason: Why the Hub was unreachable.
-    """
+    """A commit of a repo: with the Hub's information about it, or the reason why the Hub was unreachable."""
 
     commit: str
     info: RepoInfo | None = None

@@ -49,13 +49,13 @@ class HubSource:
     """A model on a Hub.
 
     Attributes:
-        provider: Name of the Hub.
         repo_id: The repo id in the Hub's spelling.
         commit: Full commit, resolved once. All files are taken from it.
         ref: The revision that the user named, if any.
         info: The Hub's information about the commit; None if the Hub was unreachable and the cache is the proof.
         reason: Why `info` is None.
         folder: The snapshot in the cache, if the user named its path. Its files are those of the commit.
+        provider: Name of the Hub.
         mirrored: The list of its files from a mirror, if neither the Hub nor the cache has the commit.
     """
 
@@ -70,11 +70,7 @@ class HubSource:
 
     @property
     def hub(self) -> Hub:
-        """The Hub of the model. No other Hub is used for it.
-
-        Raises:
-            UnknownHubError: No installed plugin provides the Hub.
-        """
+        """The Hub of the model. No other Hub is used for it."""
         return plugins.hub(self.provider)
 
     @property
@@ -93,10 +89,8 @@ class LocalSource:
 def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess) -> HubSource | LocalSource:
     """Determine the source of a model name or path.
 
-    Args:
-        name: A path, or `name`, `org/name`, either with `@revision`; `ms://org/name` for another Hub.
-        revision: Branch, tag, commit or `refs/pr/N`.
-        access: Options for Hub requests.
+    The name is a path, or `name`, `org/name`, either with `@revision`; `ms://org/name` for another Hub. The revision
+    is a branch, tag, commit or `refs/pr/N`.
 
     Raises:
         InvalidModelReferenceError: Neither a path nor a repo id, or two different revisions.

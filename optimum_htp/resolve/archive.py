@@ -36,6 +36,11 @@ _END_SIGNATURE: Final = b"PK\x05\x06"
 _ZIP64_LOCATOR: Final = b"PK\x06\x07"
 _ZIP64_LOCATOR_SIZE: Final = 20
 _ENCRYPTED: Final = 0x1
+# zipfile raises many kinds of exceptions for a damaged ZIP.
+_DAMAGE: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, ValueError, LookupError, RuntimeError, OverflowError),
+)
 
 
 def described(files: Mapping[str, bytes]) -> tuple[EmbeddedFile, ...]:
@@ -64,16 +69,9 @@ def longest_text(limit: int) -> int:
 def unpack(
     text: bytes, listed: Sequence[EmbeddedFile], limit: int, names: Collection[str] | None = None
 ) -> dict[str, bytes]:
-    """Return the content of files, by name.
+    """Return the content of files in a text of `pack`, by name: of all files, or of those with the given names.
 
-    Args:
-        text: The result of `pack`.
-        listed: The files that it must contain, and no others.
-        limit: Maximum total size in bytes.
-        names: The files to return; None for all.
-
-    Raises:
-        EmbeddedFilesError: The text does not match the list, or exceeds a limit.
+    The text must contain the listed files and no others, of at most `limit` bytes together.
     """
     if len(listed) > MOST_FILES:
         raise EmbeddedFilesError(f"{len(listed)} files are listed, but at most {MOST_FILES} are unpacked")
@@ -131,12 +129,10 @@ def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: EmbeddedFil
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Convert errors for a damaged ZIP; zipfile raises many kinds of exceptions."""
+    """Convert errors for a damaged ZIP."""
     try:
         yield
     except OptimumHTPError:
         raise
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, NotImplementedError) as error:
-        raise EmbeddedFilesError(f"its ZIP is damaged ({error})") from error
-    except (ValueError, LookupError, RuntimeError, OverflowError) as error:
+    except _DAMAGE as error:
         raise EmbeddedFilesError(f"its ZIP is damaged ({error})") from error

@@ -43,12 +43,7 @@ _REMEMBERED: Final = 256  # Folders.
 
 @dataclass(frozen=True)
 class ConfigFolder:
-    """A folder with a model's configs.
-
-    Attributes:
-        folder: The folder.
-        commit: Provider, repo id and commit of its files; None for files that may change.
-    """
+    """A folder with a model's configs. `commit` is provider, repo id and commit; None for files that may change."""
 
     folder: Path
     commit: tuple[str, str, str] | None = None
@@ -75,23 +70,16 @@ def resolve_configs(
 ) -> ConfigFolder:
     """Return a folder with the config and generation config of the model of a file.
 
-    If they are not in the cache, the preprocessor files are downloaded too, because they are needed next.
-
-    Args:
-        metadata: The record of a file from a Hub.
-        access: Options for Hub requests.
-        revision: Overrides the commit of the file.
-        with_code: Whether to download the repo's own Python modules too.
-        places: The places to search, see `resolve/order.py`; None for all.
+    If they are not in the cache, the preprocessor files are downloaded too, because they are needed next. The revision
+    overrides the commit of the file. `places` are those of `resolve/order.py` to search; None for all.
 
     Raises:
         ConfigFileNotFoundError: The commit has no config.
         UntrustedCodeError: The config refers to code, and `with_code` is not set.
         HFHubIntegrationError: The model, its commit or the files cannot be downloaded; the subclass gives the reason.
     """
-    asking = within_order(access, places)
 
-    def find(pin: _Pin) -> Path:
+    def find(pin: _Pin, asking: HubAccess) -> Path:
         wanted: tuple[str, ...] = (_CONFIG,)
         optional: tuple[str, ...] = (_GENERATION_CONFIG,)
         if pin.files is None:
@@ -117,7 +105,7 @@ def resolve_configs(
             refuse_code_in(folder, MODEL_CONFIGS, f"{metadata.hub_id} at {pin.commit}")
         return folder
 
-    return _remembered(metadata, asking, revision, ("configs", with_code), find)
+    return _remembered(metadata, access, places, revision, ("configs", with_code), find)
 
 
 def resolve_preprocessors(
@@ -128,15 +116,9 @@ def resolve_preprocessors(
     with_code: bool = False,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with all config and preprocessor files of the model; arguments as in `resolve_configs`.
+    """Return a folder with all config and preprocessor files of the model; see `resolve_configs`."""
 
-    Raises:
-        UntrustedCodeError: A file refers to code, and `with_code` is not set.
-        HFHubIntegrationError: The model, its commit or the files cannot be downloaded; the subclass gives the reason.
-    """
-    asking = within_order(access, places)
-
-    def find(pin: _Pin) -> Path:
+    def find(pin: _Pin, asking: HubAccess) -> Path:
         files = pin.files if pin.files is not None else _listed(metadata, pin.commit, asking)
         wanted = tuple(name for name in _readable(files) if with_code or not _is_code(name))
         folder = _snapshot(metadata, pin.commit, wanted, access, places=places)
@@ -144,7 +126,7 @@ def resolve_preprocessors(
             refuse_code_in(folder, wanted, f"{metadata.hub_id} at {pin.commit}")
         return folder
 
-    return _remembered(metadata, asking, revision, ("preprocessors", with_code), find)
+    return _remembered(metadata, access, places, revision, ("preprocessors", with_code), find)
 
 
 def resolve_file(
@@ -157,36 +139,33 @@ def resolve_file(
 ) -> ConfigFolder:
     """Return a folder with a file that only sentence_transformers reads, and all other known files of this kind.
 
-    Args:
-        metadata, access, revision, places: As in `resolve_configs`.
-        name: The file, relative to the repo.
-
-    Raises:
-        HFHubIntegrationError: It cannot be downloaded; the subclass gives the reason.
+    See `resolve_configs`.
     """
 
-    def find(pin: _Pin) -> Path:
+    def find(pin: _Pin, asking: HubAccess) -> Path:
         known = [file for file in pin.files or () if is_sentence_transformers_file(file)]
         return _snapshot(metadata, pin.commit, known if name in known else [name], access, places=places)
 
-    return _remembered(metadata, within_order(access, places), revision, ("file", name), find)
+    return _remembered(metadata, access, places, revision, ("file", name), find)
 
 
 def _remembered(
     metadata: ExportMetadata,
     access: HubAccess,
+    places: Sequence[str] | None,
     revision: str | None,
     what: tuple[Any, ...],
-    find: Callable[[_Pin], Path],
+    find: Callable[[_Pin, HubAccess], Path],
 ) -> ConfigFolder:
     """Return a commit's folder from memory, or find it. A folder is remembered for the token that found it only."""
+    asking = within_order(access, places)
     with _in_words_of(metadata):
-        pin = _pin(metadata, access, revision)
+        pin = _pin(metadata, asking, revision)
         commit = (metadata.hub_provider or plugins.HUGGING_FACE, str(metadata.hub_id), pin.commit)
         cache = None if access.cache_dir is None else os.fspath(access.cache_dir)
         # Two ONNX files of one commit may list different files, so the key contains the list.
         key = (*commit, cache, pin.files, *what)
-        folder = _folders.get_or_make(key, lambda: find(pin), anew=access.force_download, valid=Path.is_dir)
+        folder = _folders.get_or_make(key, lambda: find(pin, asking), anew=asking.force_download, valid=Path.is_dir)
     return ConfigFolder(folder, commit)
 
 

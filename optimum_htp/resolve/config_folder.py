@@ -38,22 +38,20 @@ from optimum_htp.libraries.repo_files import MODEL_CONFIGS, is_sentence_transfor
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.parsing import json_or_none
-from optimum_htp.resolve.adjacent import PIPELINE, PREPROCESSORS, AdjacentSearch, lies_in
+from optimum_htp.resolve.adjacent import (
+    PIPELINE,
+    PREPROCESSORS,
+    AdjacentSearch,
+    configs_of_other_commit,
+    lies_in,
+    other_snapshot,
+)
 from optimum_htp.resolve.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
 from optimum_htp.resolve.configs import ConfigSource, folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.resolve.order import ADJACENT, EMBEDDED, asks, stages
-from optimum_htp.resolve.other_commit import configs_of_other_commit, other_snapshot
 
-__all__ = [
-    "Carrier",
-    "carrier_of",
-    "config_source",
-    "find",
-    "find_folder",
-    "overriding",
-    "preprocessor_folder",
-]
+__all__ = ["Carrier", "carrier_of", "config_source", "find", "find_folder", "overriding", "preprocessor_folder"]
 
 logger = get_logger(__name__)
 
@@ -68,7 +66,6 @@ class Carrier:
 
     Attributes:
         name: Its name for messages.
-        record: Its record.
         path: Its path; None for a file on a Hub.
         folders: The folders in which adjacent files of its model may be, the nearest first.
         is_named: Whether the user named the file itself. If the user named a folder, its files count.
@@ -87,14 +84,7 @@ class Carrier:
 
 
 def carrier_of(path: Path, record: ExportMetadata | None, access: HubAccess, named: Path | None = None) -> Carrier:
-    """Return a local file as the start of a search.
-
-    Args:
-        path: The file.
-        record: Its record.
-        access: Options for Hub requests.
-        named: The folder that the user named, if any.
-    """
+    """Return a local file as the start of a search. `named` is the folder that the user named, if any."""
     other = other_snapshot(path, record, access)
     folders = (path.parent,) if named is None else tuple(dict.fromkeys((path.parent, named)))
     if other is not None:
@@ -141,7 +131,10 @@ def find(
 
     def fetched(places: Sequence[str] | None = None) -> ConfigFolder:
         assert record is not None
-        return _of_commit(record, what, access, revision, with_code=with_code, places=places)
+        if "." in what:
+            return resolve_file(record, what, access, revision=revision, places=places)
+        resolve = resolve_configs if what in CONFIG_CLASSES else resolve_preprocessors
+        return resolve(record, access, revision=revision, with_code=with_code, places=places)
 
     for stage in stages():
         if ADJACENT in stage:
@@ -258,21 +251,6 @@ def _has(embedded: EmbeddedFiles, what: str, record: ExportMetadata | None, *, s
     return True
 
 
-def _of_commit(
-    record: ExportMetadata,
-    what: str,
-    access: HubAccess,
-    revision: str | None,
-    *,
-    with_code: bool,
-    places: Sequence[str] | None,
-) -> ConfigFolder:
-    if "." in what:
-        return resolve_file(record, what, access, revision=revision, places=places)
-    resolve = resolve_configs if what in CONFIG_CLASSES else resolve_preprocessors
-    return resolve(record, access, revision=revision, with_code=with_code, places=places)
-
-
 def _may_have(record: ExportMetadata | None, what: str) -> bool:
     """Whether the commit may have a file. The record lists its files."""
     names = record.config_files if record is not None else None
@@ -302,12 +280,7 @@ def _has_code(embedded: EmbeddedFiles, what: str) -> bool:
 def _with_code(
     embedded: EmbeddedFiles, record: ExportMetadata | None, fetched: Callable[[], ConfigFolder]
 ) -> ConfigFolder:
-    """Return the files of a commit together with the code that they refer to. Code is never embedded.
-
-    Raises:
-        ConfigLoadError: The file has no commit.
-        HFHubIntegrationError: The Hub does not provide the code; the subclass gives the reason.
-    """
+    """Return the files of a commit together with the code that they refer to. Code is never embedded."""
     what = f"{embedded.path} contains its configs, but not the code that they refer to"
     if record is None or record.model_type != "hub":
         raise ConfigLoadError(

@@ -27,13 +27,7 @@ from optimum_htp.resolve.embedded import EmbeddedFiles
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig
 
-__all__ = [
-    "ConfigSource",
-    "embedded_object",
-    "folder_of",
-    "load_config",
-    "load_generation_config",
-]
+__all__ = ["ConfigSource", "embedded_object", "folder_of", "load_config", "load_generation_config"]
 
 ConfigSource = ConfigFolder | EmbeddedFiles
 
@@ -46,12 +40,7 @@ def folder_of(source: ConfigSource) -> Path:
 
 
 def embedded_object(source: EmbeddedFiles, name: str) -> dict[str, Any]:
-    """Return the content of an embedded config.
-
-    Raises:
-        ConfigLoadError: It must not be passed to a library.
-        EmbeddedFilesError: It does not match the record.
-    """
+    """Return the content of an embedded config, if it may be passed to a library."""
     content = json_or_none(source.read((name,))[name])
     fault = "it is not JSON" if content is None else config_fault(content)
     if fault is not None:
@@ -64,11 +53,7 @@ def load_config(
 ) -> PretrainedConfig:
     """Load a `config.json` as the class that it names. Each caller gets its own copy.
 
-    Args:
-        source: The folder of the config, or the ONNX file that contains it.
-        metadata: The record of the file that the config is for.
-        trust_remote_code: Whether code of the repo may run.
-        anew: Whether to read the file even if this process remembers its content.
+    With `anew`, the file is read even if this process remembers its content.
 
     Raises:
         ConfigLoadError: It is missing, damaged, or needs untrusted code.

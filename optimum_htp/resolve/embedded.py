@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,14 +37,7 @@ from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.resolve.archive import longest_text, unpack
 from optimum_htp.resolve.model_files import model_root, sibling
 
-__all__ = [
-    "EMBEDDED_LIMIT",
-    "NOT_RUN",
-    "EmbeddedFiles",
-    "embedded_in",
-    "is_embeddable",
-    "largest_total",
-]
+__all__ = ["EMBEDDED_LIMIT", "NOT_RUN", "EmbeddedFiles", "embedded_in", "is_embeddable", "largest_total"]
 
 logger = get_logger(__name__)
 
@@ -57,8 +50,7 @@ _SUFFIXES: Final = frozenset(
 )
 NOT_RUN: Final = (
     "Code that embedded files refer to never runs. Remove the files with `optimum-cli htp unembed {file}`. For a "
-    "model on a "
-    "Hub, trust_remote_code=True loads the files of its commit."
+    "model on a Hub, trust_remote_code=True loads the files of its commit."
 )
 """The next step for embedded files that refer to code."""
 _PATIENCE: Final = 60.0  # Seconds to wait while another process creates a folder.
@@ -69,11 +61,7 @@ _temporary: Final[list[tempfile.TemporaryDirectory[str]]] = []
 
 
 def largest_total() -> int:
-    """Return the maximum total size of embedded files in bytes.
-
-    Raises:
-        ArgumentError: The variable is not a number.
-    """
+    """Return the maximum total size of embedded files in bytes."""
     text = os.environ.get(EMBEDDED_LIMIT, "").strip()
     if not text:
         return _DEFAULT_LIMIT * 1_000_000
@@ -82,28 +70,20 @@ def largest_total() -> int:
     return int(text) * 1_000_000
 
 
-def is_embeddable(names: Iterable[str], library: str | None) -> bool:
-    """Whether all names are names of configs or preprocessor files: no code, no weights, no paths out of the folder.
+def is_embeddable(name: str, library: str | None) -> bool:
+    """Whether a name is that of a config or preprocessor file: no code, no weights, no path out of the folder.
 
     The manifest of an export is also accepted.
     """
-    names = tuple(names)
-    known = {*config_files(names, library=library or "transformers"), EXPORT_MANIFEST}
-    return all(
-        name in known and name.isprintable() and "\\" not in name and PurePosixPath(name).suffix in _SUFFIXES
-        for name in names
-    )
+    is_known = name == EXPORT_MANIFEST or name in config_files((name,), library=library or "transformers")
+    return is_known and name.isprintable() and "\\" not in name and PurePosixPath(name).suffix in _SUFFIXES
 
 
 @dataclass(frozen=True)
 class EmbeddedFiles:
     """The embedded files of a model.
 
-    Attributes:
-        path: The requested ONNX file; for a remote file its URL.
-        holder: The file of the same model that contains them.
-        files: Names, sizes and digests in the record.
-        library: The library that loads the model.
+    `path` is the requested ONNX file, or its URL; `holder` the file of the same model that contains them.
     """
 
     path: Path | str
@@ -125,10 +105,8 @@ class EmbeddedFiles:
     def read(self, names: Collection[str] | None = None, *, with_code: bool = False) -> dict[str, bytes]:
         """Return the content of files, by name; of all files by default.
 
-        Args:
-            names: The files.
-            with_code: Whether they may refer to code: only for files that no library will load. Files that only
-                sentence_transformers reads are checked when it requests them.
+        They may refer to code only with `with_code`, which is for files that no library will load. Files that only
+        sentence_transformers reads are checked when it requests them.
 
         Raises:
             EmbeddedFilesError: They do not match the record, or exceed the limits.
@@ -137,11 +115,12 @@ class EmbeddedFiles:
         try:
             self.check()
             limit = largest_total()
-            text = self._text(longest_text(limit))
+            with self._opened() as window:
+                text = archive_of(window, EMBEDDED_ZIP, longest_text(limit))
             if text is None:
                 raise EmbeddedFilesError(f"it lists {len(self.files)} files, but contains none")
             found = unpack(text, self.files, limit, names)
-        except EmbeddedFilesError as error:
+        except (EmbeddedFilesError, InvalidOnnxFileError) as error:
             raise EmbeddedFilesError(
                 f"The embedded files of {self.holder} cannot be used: {error}. Download the file again, or remove "
                 f"them with `optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the maximum size in MB.",
@@ -152,38 +131,17 @@ class EmbeddedFiles:
             refuse_code(loaded, self.holder, NOT_RUN.format(file=self.holder))
         return found
 
-    def _text(self, longest: int) -> bytes | None:
-        """Return the archive as it is in the file; None without one.
-
-        Raises:
-            EmbeddedFilesError: It exceeds the maximum length, or the file is damaged.
-        """
-        try:
-            with self._opened() as window:
-                return archive_of(window, EMBEDDED_ZIP, longest)
-        except InvalidOnnxFileError as error:
-            raise EmbeddedFilesError(str(error)) from error
-
     def _opened(self) -> AbstractContextManager[ByteWindow]:
         return opened(self.holder)
 
     def check(self) -> None:
-        """Reject files that are not configs or preprocessor files of a model.
-
-        Raises:
-            EmbeddedFilesError: A name is not allowed.
-        """
+        """Reject files that are not configs or preprocessor files of a model."""
         for name in self.names:
-            if not is_embeddable((name,), self.library):
+            if not is_embeddable(name, self.library):
                 raise EmbeddedFilesError(f"{name!r} is neither a config nor a preprocessor file")
 
     def folder(self) -> Path:
-        """Return a folder that contains them.
-
-        Raises:
-            EmbeddedFilesError, UntrustedCodeError: As `read`.
-            ConfigLoadError: No folder is writable.
-        """
+        """Return a folder that contains them; see `read`."""
         return _folders.get_or_make(self.digest, self._found_or_made, valid=self._is_whole)
 
     def _found_or_made(self) -> Path:
@@ -237,12 +195,7 @@ class EmbeddedFiles:
 
 
 def embedded_in(path: Path, record: ExportMetadata | None) -> EmbeddedFiles | None:
-    """Return the embedded files of an ONNX file; None if there are none, or the file that contains them is missing.
-
-    Args:
-        path: The file.
-        record: Its record.
-    """
+    """Return the embedded files of an ONNX file; None if there are none, or the file that contains them is missing."""
     if record is None or not record.embedded_files:
         return None
     holder = path if record.embedded_in is None else _holder(path, record)

@@ -42,57 +42,30 @@ CHOICES: Final = (ALL, CONFIG_ONLY, NONE)
 _CONFIGS: Final = (CONFIG, GENERATION_CONFIG, MODEL_INDEX, SCHEDULER_CONFIG)
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 # The files that slow tokenizers are loaded from (`vocab_files_names` of transformers' tokenizers).
-_SLOW: Final = (
-    "vocab.json",
-    "vocab.txt",
-    "vocab.bpe",
-    "merges.txt",
-    "bpe.codes",
-    "*.model",
-    "*.spm",
-)
+_SLOW: Final = ("vocab.json", "vocab.txt", "vocab.bpe", "merges.txt", "bpe.codes", "*.model", "*.spm")
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Files to embed in an ONNX file.
-
-    Attributes:
-        files: Their names, sizes and digests.
-        archive: Their content, as text.
-    """
+    """Files to embed in an ONNX file, and their content as text."""
 
     files: tuple[EmbeddedFile, ...]
     archive: str
 
 
 def check_choice(what: str) -> None:
-    """Reject an unknown choice before any work.
-
-    Raises:
-        ArgumentError: It is not `all`, `config` or `none`.
-    """
+    """Reject an unknown choice before any work."""
     if what not in CHOICES:
         raise ArgumentError(f"embed={what!r} is not known: use one of {', '.join(CHOICES)}.")
 
 
 def embeddable(folder: Path, names: Iterable[str], library: str | None, what: str = ALL) -> tuple[str, ...]:
-    """Return the names of a model's files to embed, sorted.
-
-    Args:
-        folder: The folder of the files.
-        names: The model's files.
-        library: The library that loads the model.
-        what: `all`, `config` or `none`.
-
-    Raises:
-        ArgumentError: `what` is not known.
-    """
+    """Return the names of a model's files to embed, sorted. `names` are all its files, and `what` is a choice."""
     check_choice(what)
     if what == NONE:
         return ()
     known = config_files(names, library=library or "transformers")
-    found = [name for name in known if is_embeddable((name,), library) and (folder / name).is_file()]
+    found = [name for name in known if is_embeddable(name, library) and (folder / name).is_file()]
     if what == CONFIG_ONLY:
         depth = 1 if library == "diffusers" else 0
         return tuple(n for n in found if PurePosixPath(n).name in _CONFIGS and n.count("/") <= depth)
@@ -113,15 +86,8 @@ def embedding_of(
 ) -> Embedding | None:
     """Read and pack the files of a model to embed; None if there are none.
 
-    Args:
-        folder, names, library, what: As in `embeddable`.
-        strict: Whether too many or too large files are an error. Otherwise, only the configs are embedded.
-        own: Content of files of the export itself, by name, to embed with the others.
-
-    Raises:
-        ArgumentError: `what` is not known.
-        EmbeddedFilesError: The files exceed the limits of a reader.
-        OSError: A file cannot be read.
+    With `strict`, too many or too large files are an error. Otherwise, only the configs are embedded. `own` is the
+    content of files of the export itself, by name, to embed with the others.
     """
     names = tuple(names)
     chosen = embeddable(folder, names, library, what)

@@ -30,12 +30,7 @@ _FORMATS: Final = ("onnx",)
 
 @dataclass(frozen=True)
 class ExportManifest:
-    """The content of an `export.json`.
-
-    Attributes:
-        content: The whole content.
-        files: The ONNX file of each component, by the component's name.
-    """
+    """The content of an `export.json`, and the ONNX file of each component, by the component's name."""
 
     content: Mapping[str, Any]
     files: Mapping[str, str]
@@ -87,15 +82,7 @@ def manifest_beside(path: Path) -> ExportManifest | None:
 
 
 def manifest_of(path: Path, record: ExportMetadata | None) -> ExportManifest | None:
-    """Return the manifest of an ONNX file: the one embedded in its model, or the adjacent one.
-
-    Args:
-        path: The file.
-        record: Its record.
-
-    Raises:
-        EmbeddedFilesError: The embedded files do not match the record.
-    """
+    """Return the manifest of an ONNX file: the one embedded in its model, or the adjacent one."""
     embedded = embedded_in(path, record) if record is not None and carries_manifest(record) else None
     if embedded is not None:
         return ExportManifest.of(json_or_none(embedded.read((EXPORT_MANIFEST,))[EXPORT_MANIFEST]))

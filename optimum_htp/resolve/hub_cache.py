@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from optimum_htp.caching import LRUCache
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin.references import find_commit, parse_reference
+from optimum_htp.parsing import is_commit
 from optimum_htp.plugins import HUGGING_FACE
 
 __all__ = ["HFHubCache"]
-
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 class HFHubCache:
@@ -56,7 +54,7 @@ class HFHubCache:
         """Return a model's name without a revision, and its commit."""
         asked = parse_reference(model_id, revision)
         name = asked.repo_id if asked.hub.name == HUGGING_FACE else f"{asked.hub.name}://{asked.repo_id}"
-        if asked.revision is not None and _COMMIT.fullmatch(asked.revision):
+        if is_commit(asked.revision):
             return name, asked.revision
         return name, find_commit(asked.hub, asked.repo_id, asked.revision, self._access).commit
 

@@ -50,9 +50,6 @@ def require_parts(parts: ModelFiles, record: ExportMetadata) -> None:
     """Reject a model that no class can open.
 
     With a merged decoder, the other decoders are not needed. A text-to-image pipeline needs no image encoder.
-
-    Raises:
-        MissingSiblingError: A file is missing.
     """
     decoders = {name for name in record.onnx_files if "decoder" in PurePosixPath(name).name}
     merged = {name for name in decoders if "merged" in PurePosixPath(name).name}
@@ -66,9 +63,6 @@ def model_root(path: Path, record: ExportMetadata) -> Path:
 
     Below a linked folder there are two candidates: above the link, and above its target. The model's folder is the one
     from which the file has its name at export.
-
-    Raises:
-        MissingSiblingError: The file has fewer parent folders than the name in its record.
     """
     part = PurePosixPath(record.onnx_file or path.name)
     folder = absolute(path.parent)

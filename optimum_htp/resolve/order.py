@@ -85,16 +85,9 @@ def within_order(access: HubAccess, places: Sequence[str] | None = None) -> HubA
 
 @dataclass(frozen=True)
 class CommitFiles:
-    """Needed files of one commit.
+    """Needed files of one commit, and the places to search, in order; None for all.
 
-    Attributes:
-        hub: The Hub of the repo.
-        repo_id: The repo.
-        commit: Full commit.
-        files: Names relative to the repo.
-        optional: Files that may be missing while connections are forbidden.
-        access: Options for Hub requests.
-        places: The places to search, in order; None for all of them.
+    `optional` files may be missing while connections are forbidden.
     """
 
     hub: Hub
@@ -105,10 +98,13 @@ class CommitFiles:
     optional: Sequence[str] = ()
     places: Sequence[str] | None = None
 
+    def snapshot(self, access: HubAccess) -> Path:
+        """Return the folder of the files from their Hub."""
+        return self.hub.snapshot(self.repo_id, self.commit, self.files, access, optional=self.optional)
+
 
 def _from_cache(wanted: CommitFiles) -> Path:
-    access = dataclasses.replace(wanted.access, local_files_only=True, force_download=False)
-    return wanted.hub.snapshot(wanted.repo_id, wanted.commit, wanted.files, access, optional=wanted.optional)
+    return wanted.snapshot(dataclasses.replace(wanted.access, local_files_only=True, force_download=False))
 
 
 def _from_hub(wanted: CommitFiles) -> Path:
@@ -116,7 +112,7 @@ def _from_hub(wanted: CommitFiles) -> Path:
     access = wanted.access
     if not asks(CACHE) and not access.local_files_only:
         access = dataclasses.replace(access, force_download=True)
-    return wanted.hub.snapshot(wanted.repo_id, wanted.commit, wanted.files, access, optional=wanted.optional)
+    return wanted.snapshot(access)
 
 
 def _from_mirror(wanted: CommitFiles) -> Path:

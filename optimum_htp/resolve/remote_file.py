@@ -24,8 +24,7 @@ from optimum_htp.errors import (
     UnreadableUrlError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
-from optimum_htp.hubs.huggingface.ranges import file_at, open_address
+from optimum_htp.hubs.huggingface.ranges import ONNX_HEAD, file_at, onnx_window, open_address
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.reader import ModelHeader, header_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
@@ -76,22 +75,14 @@ def read_remote_header(url: str, access: HubAccess | None = None) -> ModelHeader
 
 
 def read_hub_header(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> ModelHeader:
-    """Return everything except the graph of an ONNX file in a repo. It is downloaded only if ranges are not supported.
-
-    Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
-    """
+    """Return everything except the graph of an ONNX file in a repo; see `opened_or_downloaded`."""
     with opened_or_downloaded(hub, repo_id, commit, path, access) as window:
         return header_of(window)
 
 
 @contextmanager
 def opened_or_downloaded(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> Iterator[ByteWindow]:
-    """Open a file of a commit for reading in pieces. It is downloaded if ranges are not supported.
-
-    Raises:
-        OnnxFileNotFoundError, HFHubIntegrationError: As `read_remote_header`.
-    """
+    """Open a file of a commit for reading in pieces. It is downloaded only if ranges are not supported."""
     with ExitStack() as stack:
         try:
             window = stack.enter_context(hub.opened(repo_id, commit, path, access))
@@ -152,14 +143,8 @@ def _hub_of(url: str) -> Hub | None:
 
 @contextmanager
 def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWindow]:
-    readings = hub_files(url)
-    if not readings:
-        file = _only_file(hub, url, access)
-        with hub.opened(*file, access) as window:
-            yield window
-        return
+    first, *others = hub_files(url) or (_only_file(hub, url, access),)
     with ExitStack() as stack:
-        first, *others = readings
         try:
             window = stack.enter_context(hub.opened(*first, access))
         except ModelNotFoundError as error:
@@ -173,11 +158,7 @@ def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWind
 
 
 def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
-    """Return repo, commit and name of the only ONNX file of a repo.
-
-    Raises:
-        InvalidModelReferenceError: The repo contains several or no ONNX files, or the URL names no repo.
-    """
+    """Return repo, commit and name of the only ONNX file of a repo; an error if it has several or none."""
     asked = parse_reference(url)
     info = hub.info(asked.repo_id, asked.revision, access)
     names = [name for name in info.files if name.endswith(".onnx")]
@@ -195,14 +176,14 @@ def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
 def _opened_by_fsspec(url: str) -> Iterator[ByteWindow]:
     import fsspec
 
-    with _read_by_fsspec(url):
+    with _fsspec_errors_translated(url):
         filesystem, path = fsspec.core.url_to_fs(url)
         size = int(filesystem.size(path))
         stream = filesystem.open(path, "rb", cache_type="none")
     with stream:
 
         def fetch(start: int, length: int) -> bytes:
-            with _read_by_fsspec(url):
+            with _fsspec_errors_translated(url):
                 stream.seek(start)
                 return bytes(stream.read(length))
 
@@ -210,7 +191,7 @@ def _opened_by_fsspec(url: str) -> Iterator[ByteWindow]:
 
 
 @contextmanager
-def _read_by_fsspec(url: str) -> Iterator[None]:
+def _fsspec_errors_translated(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -221,15 +202,7 @@ def _read_by_fsspec(url: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RemoteEmbeddedFiles(EmbeddedFiles):
-    """The embedded files of a model whose ONNX files are in a repo.
-
-    Attributes:
-        hub: The Hub of the repo.
-        repo_id: The repo.
-        commit: Full commit.
-        file: The ONNX file that contains them, relative to the repo.
-        access: Options for Hub requests.
-    """
+    """The embedded files of a model whose ONNX files are in a repo. `file` contains them, relative to the repo."""
 
     hub: Hub
     repo_id: str

@@ -15,8 +15,7 @@ from optimum_htp.errors import (
 from optimum_htp.extras.mirror.filling import mirror_model
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.mirror_manifest import MANIFEST
-from optimum_htp.origin.mirrors import fetch
+from optimum_htp.origin.mirrors import MANIFEST, fetch
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
@@ -26,13 +25,13 @@ def redirecting(hub, monkeypatch):
     """Set HF_ENDPOINT to a mirror that redirects everything to the Hub with 308."""
     from huggingface_hub import constants, file_download
 
-    from optimum_htp.hubs import redirects
+    from optimum_htp.hubs import http
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.mirror)
     for module in (constants, file_download):
         template = hub.mirror + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr(redirects, "_HUBS", (*redirects._HUBS, hub.url))
+    monkeypatch.setattr(http, "_HUBS", (*http._HUBS, hub.url))
     return hub
 
 
@@ -60,10 +59,10 @@ def test_mirror_that_redirects_to_the_hub_is_followed_with_the_token(redirecting
 
 
 def test_token_is_not_sent_to_other_redirect_targets(redirecting, hub, access, monkeypatch):
-    from optimum_htp.hubs import redirects
+    from optimum_htp.hubs import http
     from optimum_htp.plugins import hub as huggingface
 
-    monkeypatch.setattr(redirects, "_HUBS", ())
+    monkeypatch.setattr(http, "_HUBS", ())
     hub.add("org/mirrored", {"config.json": b"{}"})
     with hub.recorded() as requests:
         huggingface().info("org/mirrored", None, replace(access, token="hf_mine"))

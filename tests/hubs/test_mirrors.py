@@ -21,8 +21,7 @@ from optimum_htp.extras.mirror import filling
 from optimum_htp.extras.mirror.filling import mirror_model
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.mirror_manifest import MANIFEST
-from optimum_htp.origin.mirrors import MirrorFolder, fetch
+from optimum_htp.origin.mirrors import MANIFEST, MirrorFolder, fetch
 from optimum_htp.resolve.config_folder import config_source, preprocessor_folder
 from tests.conftest import optimum_cli, run, run_python
 from tests.support.s3 import serving_bucket

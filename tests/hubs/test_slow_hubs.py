@@ -10,8 +10,7 @@ from huggingface_hub import constants
 
 from optimum_htp import errors
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.deadline import Deadline, in_parallel
-from optimum_htp.hubs.limits import retry_after
+from optimum_htp.hubs.deadline import Deadline, in_parallel, retry_after
 from optimum_htp.plugins import hub as huggingface
 from tests.conftest import run_python
 from tests.support.asking import FILES, ask

@@ -22,8 +22,7 @@ from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.mirror_manifest import MANIFEST, ListedFile, MirrorManifest
-from optimum_htp.origin.mirrors import MirrorFolder
+from optimum_htp.origin.mirrors import MANIFEST, ListedFile, MirrorFolder, MirrorManifest
 from optimum_htp.origin.source import HubSource, locate
 
 __all__ = ["Mirrored", "mirror_model"]

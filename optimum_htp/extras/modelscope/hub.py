@@ -24,10 +24,9 @@ from optimum_htp.errors import HubServerError, OfflineError, RevisionNotFoundErr
 from optimum_htp.extras.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.deadline import Deadline, in_parallel
-from optimum_htp.hubs.responses import COMMIT
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace_file import replaced_atomically
-from optimum_htp.parsing import is_inside, is_text, parse_json
+from optimum_htp.parsing import is_commit, is_inside, is_text, parse_json
 
 __all__ = ["ModelScopeHub"]
 
@@ -92,22 +91,20 @@ class ModelScopeHub(Hub):
         """See `Hub.cached_commit`."""
         folder = _folder(repo_id, access)
         revision = revision or self.default_revision
-        if not COMMIT.fullmatch(revision):
+        if not is_commit(revision):
             if not is_inside(revision):
                 return None
             try:
                 revision = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
             except (OSError, ValueError):
                 return None
-        return revision if COMMIT.fullmatch(revision) and (folder / "snapshots" / revision).is_dir() else None
+        return revision if is_commit(revision) and (folder / "snapshots" / revision).is_dir() else None
 
     def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
         """See `Hub.full_commit`."""
         self.check(repo_id)
         cached = sorted(
-            path.name
-            for path in (_folder(repo_id, access) / "snapshots").glob(f"{prefix}*")
-            if COMMIT.fullmatch(path.name)
+            path.name for path in (_folder(repo_id, access) / "snapshots").glob(f"{prefix}*") if is_commit(path.name)
         )
         if len(cached) == 1:
             return cached[0]
@@ -205,7 +202,7 @@ class ModelScopeHub(Hub):
                 bar.update()
 
     def _commit(self, api: Any, repo_id: str, revision: str | None) -> str:
-        if revision is not None and COMMIT.fullmatch(revision):
+        if is_commit(revision):
             return revision  # it exists if it has files
         found = commits(api, repo_id, revision or self.default_revision, page=1, size=1)
         if not found:

@@ -22,8 +22,8 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.deadline import Deadline
-from optimum_htp.hubs.responses import COMMIT
 from optimum_htp.onnxfile.replace_file import replaced_atomically
+from optimum_htp.parsing import is_commit
 
 __all__ = ["address", "commits", "connected", "fetch_small_file", "translated_errors"]
 
@@ -72,9 +72,10 @@ def commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> l
     if entries is not None and not isinstance(entries, list):
         raise HubServerError(f"ModelScope returned an invalid list of commits of {repo_id}. Try again.")
     found = [entry.get("Id") if isinstance(entry, dict) else None for entry in entries or ()]
-    if any(not isinstance(commit, str) or not COMMIT.fullmatch(commit) for commit in found):
+    valid = [commit for commit in found if is_commit(commit)]
+    if len(valid) < len(found):
         raise HubServerError(f"ModelScope returned an invalid commit of {repo_id}. Try again.")
-    return [str(commit) for commit in found]
+    return valid
 
 
 def fetch_small_file(

@@ -22,12 +22,11 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.deadline import Deadline, waiting_out
 from optimum_htp.hubs.error_translation import translated_errors
 from optimum_htp.hubs.http import http_errors
 from optimum_htp.hubs.huggingface.hub import HuggingFaceHub
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
-from optimum_htp.hubs.limits import waiting_out
 from optimum_htp.hubs.unreachable import causes
 from optimum_htp.masking import get_logger
 from optimum_htp.version import __version__

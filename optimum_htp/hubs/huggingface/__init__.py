@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optimum_htp.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from optimum_htp.hubs.base import Hub
-    from optimum_htp.hubs.huggingface.hub import HuggingFaceHub
 
-__all__ = ["HuggingFaceHub", "optimum_htp_hubs"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import the class on first use, because every command that loads plugins imports this package."""
-    if name != "HuggingFaceHub":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from optimum_htp.hubs.huggingface import hub
-
-    return hub.HuggingFaceHub
+__all__ = ["optimum_htp_hubs"]
 
 
 @hookimpl
 def optimum_htp_hubs() -> Sequence[Hub]:
-    """Add the Hugging Face Hub."""
+    """Add the Hugging Face Hub. Its class is imported on first use, because many commands need no Hub."""
     from optimum_htp.hubs.huggingface.hub import HuggingFaceHub
 
     return [HuggingFaceHub()]

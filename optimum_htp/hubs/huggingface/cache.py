@@ -22,12 +22,11 @@ from typing import Final
 from uuid import uuid4
 
 from optimum_htp.hubs.base import FileDigest, HubAccess
-from optimum_htp.hubs.responses import COMMIT, SHA256
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace_file import replaced_atomically
-from optimum_htp.parsing import is_text
+from optimum_htp.parsing import is_commit, is_sha256, is_text
 
-__all__ = ["RepoCache", "is_blob_name", "is_known_missing"]
+__all__ = ["RepoCache", "digest_in_name", "is_blob_name", "is_known_missing"]
 
 logger = get_logger(__name__)
 
@@ -37,6 +36,13 @@ _BLOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 def is_blob_name(etag: str | None) -> bool:
     """Whether an ETag can be the name of a blob. The Hub's ETags are hashes."""
     return etag is not None and _BLOB_NAME.fullmatch(etag) is not None
+
+
+def digest_in_name(etag: str) -> FileDigest | None:
+    """Return the digest that is the name of a blob; None if it is not one, as with some proxies."""
+    if is_commit(etag):  # A sha1 has the same form.
+        return FileDigest(sha1=etag)
+    return FileDigest(sha256=etag) if is_sha256(etag) else None
 
 
 def is_known_missing(repo_id: str, name: str, cache_dir: str | Path | None, revision: str | None) -> bool:
@@ -52,12 +58,7 @@ def is_known_missing(repo_id: str, name: str, cache_dir: str | Path | None, revi
 
 
 class RepoCache:
-    """A repo's folder in the cache.
-
-    Args:
-        repo_id: The repo.
-        access: Contains the location of the cache.
-    """
+    """A repo's folder in the cache that `access` names."""
 
     def __init__(self, repo_id: str, access: HubAccess) -> None:
         from huggingface_hub import constants
@@ -80,20 +81,20 @@ class RepoCache:
     def commits(self, prefix: str) -> list[str]:
         """Return the commits in the cache that begin with a prefix."""
         found = (path.name for path in self.snapshot("").glob(f"{prefix}*"))
-        return sorted(name for name in found if COMMIT.fullmatch(name))
+        return sorted(filter(is_commit, found))
 
     def commit(self, revision: str) -> str | None:
         """Return the commit of a revision at its last lookup; None if its files are not in the cache.
 
         A truncated ref is ignored.
         """
-        if not COMMIT.fullmatch(revision):
+        if not is_commit(revision):
             path = self._ref(revision)
             try:
                 revision = path.read_text(encoding="utf-8").strip() if path is not None else ""
             except (OSError, ValueError):
                 return None
-        return revision if COMMIT.fullmatch(revision) and self.snapshot(revision).is_dir() else None
+        return revision if is_commit(revision) and self.snapshot(revision).is_dir() else None
 
     def note(self, ref: str, commit: str) -> None:
         """Record the commit of a branch or tag, for use while the Hub is unreachable."""
@@ -126,8 +127,7 @@ class RepoCache:
     def digest(self, commit: str, name: str) -> FileDigest | None:
         """Return the digest in the name of the blob behind a file of a commit.
 
-        None if the file is not a link to a blob (Windows, copies, files of other programs), or if the blob's name is
-        not a digest, as with some proxies.
+        None if the file is not a link to a blob (Windows, copies, files of other programs).
         """
         path = self.snapshot(commit) / name
         try:
@@ -136,9 +136,7 @@ class RepoCache:
                 return None
         except OSError:
             return None
-        if COMMIT.fullmatch(blob.name):  # A sha1 in hexadecimal has the same form.
-            return FileDigest(sha1=blob.name)
-        return FileDigest(sha256=blob.name) if SHA256.fullmatch(blob.name) else None
+        return digest_in_name(blob.name)
 
     @contextmanager
     def filling(self, etag: str) -> Iterator[Callable[[bytes], object]]:

@@ -22,14 +22,13 @@ from optimum_htp.errors import (
     OptimumHTPError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
+from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo, repo_at
 from optimum_htp.hubs.deadline import Deadline, in_parallel
-from optimum_htp.hubs.error_translation import refusal, translated_errors
-from optimum_htp.hubs.http import Answer, ask
+from optimum_htp.hubs.error_translation import invalid_repo_id, refusal, translated_errors
+from optimum_htp.hubs.http import Answer, ask, token_headers
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.large_files import fetch_large_files
-from optimum_htp.hubs.huggingface.ranges import open_hub_file
+from optimum_htp.hubs.huggingface.ranges import ONNX_HEAD, onnx_window, open_hub_file
 from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
 from optimum_htp.hubs.responses import commit_ids, content_of, file_digests, front_matter, repo_info
 from optimum_htp.masking import get_logger
@@ -68,9 +67,7 @@ class HuggingFaceHub(Hub):
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
-            raise InvalidModelReferenceError(
-                f"{repo_id!r} is not a repo id. Use NAME or ORG/NAME, of letters, digits, '-', '_' and '.'."
-            ) from error
+            raise invalid_repo_id(repo_id) from error
 
     def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
         """See `Hub.cached_repo`."""
@@ -105,7 +102,7 @@ class HuggingFaceHub(Hub):
         path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with translated_errors(repo_id, revision):
             answer = self._asked(f"{_api(repo_id)}{path}?{_WITH_DIGESTS}", repo_id, revision, access, Deadline())
-            content = content_of(answer.body, repo_id if revision is None else f"{repo_id} at {revision}")
+            content = content_of(answer.body, repo_at(repo_id, revision))
             info = repo_info(content, repo_id, revision)
         if isinstance(content.get("cardData"), dict) and content["cardData"]:
             return info
@@ -177,7 +174,7 @@ class HuggingFaceHub(Hub):
         found: dict[str, FileDigest] = {}
         with translated_errors(repo_id, commit):
             for answer in self._pages(url, repo_id, commit, access):
-                found |= file_digests(content_of(answer.body, about), about)
+                found |= file_digests(answer.body, about)
         return found
 
     def _download(
@@ -197,7 +194,7 @@ class HuggingFaceHub(Hub):
                 f"{names[0]} of {repo_id} at {commit} is not cached, and local_files_only is set. Run once without it "
                 "to download the file."
             )
-        headers, deadline = _headers(access), Deadline()
+        headers, deadline = token_headers(access), Deadline()
         small = [
             functools.partial(
                 fetch_small_file, repo_id, commit, name, cache, headers, deadline, anew=access.force_download
@@ -213,11 +210,7 @@ class HuggingFaceHub(Hub):
                 bar.update()
 
     def _asked(self, url: str, repo_id: str, revision: str | None, access: HubAccess, deadline: Deadline) -> Answer:
-        """Send a request whose response is read completely; return the response.
-
-        Raises:
-            HFHubIntegrationError: The Hub rejects the request.
-        """
+        """Send a request whose response is read completely; return the response, if it is not a rejection."""
         from huggingface_hub import constants
         from huggingface_hub.utils import validate_repo_id
 
@@ -226,7 +219,7 @@ class HuggingFaceHub(Hub):
             ask,
             "GET",
             url,
-            {**_headers(access), "Accept-Encoding": "gzip"},
+            {**token_headers(access), "Accept-Encoding": "gzip"},
             deadline,
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             limit=_LARGEST_ANSWER,
@@ -239,17 +232,11 @@ class HuggingFaceHub(Hub):
 
     def _history(self, repo_id: str, access: HubAccess) -> list[str]:
         """Return a repo's commits, page by page."""
-        about, commits = f"the commits of {repo_id}", []
-        for answer in self._pages(f"{_api(repo_id)}/commits/{self.default_revision}", repo_id, None, access):
-            commits += commit_ids(content_of(answer.body, about), about)
-        return commits
+        pages = self._pages(f"{_api(repo_id)}/commits/{self.default_revision}", repo_id, None, access)
+        return [commit for page in pages for commit in commit_ids(page.body, f"the commits of {repo_id}")]
 
     def _pages(self, url: str, repo_id: str, revision: str | None, access: HubAccess) -> Iterator[Answer]:
-        """Yield the pages of a long response.
-
-        Raises:
-            HubServerError: There are too many pages, or a page cannot be requested. A part is never used as the whole.
-        """
+        """Yield the pages of a long response. Too many pages are an error: a part is never used as the whole."""
         deadline = Deadline()
         for _ in range(_MOST_PAGES):
             answer = self._asked(url, repo_id, revision, access, deadline)
@@ -283,11 +270,7 @@ def _check_revision(repo_id: str, revision: str | None) -> None:
 
 
 def _next_page(url: str, named: str) -> str:
-    """Return the address of the next page on the contacted host. A proxy passes on the address of the Hub.
-
-    Raises:
-        HubServerError: The address on that host is unknown.
-    """
+    """Return the address of the next page on the contacted host. A proxy passes on the address of the Hub."""
     from huggingface_hub import constants
 
     following, here = urlsplit(urljoin(url, named)), urlsplit(url)
@@ -300,9 +283,3 @@ def _api(repo_id: str) -> str:
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/api/models/{repo_id}"
-
-
-def _headers(access: HubAccess) -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers
-
-    return dict(build_hf_headers(token=access.token))

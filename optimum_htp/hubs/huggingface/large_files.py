@@ -7,7 +7,6 @@ checked before it uses them.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,22 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimum_htp.errors import (
-    DownloadError,
-    HubTimeoutError,
-    HubUnreachableError,
-    OptimumHTPError,
-    RateLimitedError,
-)
+from optimum_htp.errors import DownloadError, HubTimeoutError, HubUnreachableError, OptimumHTPError, RateLimitedError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.deadline import Deadline, waiting_out
 from optimum_htp.hubs.error_translation import too_many_requests, translated_errors
-from optimum_htp.hubs.http import TOO_MANY_REQUESTS, ask, http_errors
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, ask, http_errors, redirection, token_headers
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
-from optimum_htp.hubs.limits import waiting_out
-from optimum_htp.hubs.redirects import redirection
 from optimum_htp.hubs.unreachable import CLIENT_LOGGER, causes, heard
 from optimum_htp.masking import get_logger
 
@@ -48,12 +39,7 @@ _expected = threading.local()
 
 
 def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: HubAccess) -> Iterator[None]:
-    """Download files in parallel, and yield as each one ends. Files that the commit does not have are left out.
-
-    Raises:
-        HubServerError: A header of the Hub leads out of the cache.
-        HFHubIntegrationError: The Hub does not provide the files; the subclass gives the reason.
-    """
+    """Download files in parallel, and yield as each one ends. Files that the commit does not have are left out."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -64,7 +50,6 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
 
     blobs = RepoCache(repo_id, access).folder / "blobs"
     for_each = max((Deadline().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
-
     transfers = Transfers()
 
     def fetch(name: str, endpoint: str | None = None) -> None:
@@ -123,11 +108,9 @@ def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> s
     download files of Xet over HTTP.
     """
     from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
 
-    url, headers = hf_hub_url(repo_id, name, revision=commit), build_hf_headers(token=access.token)
-    timeout = float(constants.HF_HUB_ETAG_TIMEOUT)
-    answer = ask("HEAD", url, headers, Deadline(), timeout=timeout, limit=0, tries=1, stay=True)
+    url, timeout = hf_hub_url(repo_id, name, revision=commit), float(constants.HF_HUB_ETAG_TIMEOUT)
+    answer = ask("HEAD", url, token_headers(access), Deadline(), timeout=timeout, limit=0, tries=1, stay=True)
     here, there = urlsplit(url), urlsplit(answer.url)
     return None if here[:2] == there[:2] else f"{there.scheme}://{there.netloc}"
 
@@ -155,32 +138,24 @@ def _giving_up_stalls(blobs: Path) -> Iterator[None]:
     """Keep huggingface_hub from waiting for the same bytes longer than `Deadline` allows.
 
     It tries a request without a response, and a download without progress, six times, and this number cannot be set.
-    Before each further try it logs a warning in the waiting thread. Only then can it be stopped.
-
-    Args:
-        blobs: The folder that it writes to.
-
-    Raises:
-        TimeoutError: No bytes were received, and one more try would exceed the limit.
+    Before each further try it logs a warning in the waiting thread. Only then can it be stopped. `blobs` is the folder
+    that it writes to.
     """
     stalls = _Stalls(blobs)
-    with heard("huggingface_hub.file_download", stalls), heard(CLIENT_LOGGER, stalls):
+    with heard("huggingface_hub.file_download", stalls.check), heard(CLIENT_LOGGER, stalls.check):
         yield
 
 
-class _Stalls(logging.Handler):
+class _Stalls:
     def __init__(self, blobs: Path) -> None:
-        super().__init__(logging.WARNING)
         self._blobs = blobs
-        self._thread = threading.get_ident()
         self._size = self._arrived()
         self._since = self._last = time.monotonic()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def check(self) -> None:
+        """Raise `TimeoutError` if no bytes were received, and one more try would exceed the limit."""
         from huggingface_hub import constants
 
-        if threading.get_ident() != self._thread:
-            return
         now, size = time.monotonic(), self._arrived()
         took = min(now - self._last, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))  # This try, and the next one.
         self._last = now

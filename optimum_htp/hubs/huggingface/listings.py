@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import HubServerError, ModelListNotFoundError, OfflineError, OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.deadline import Deadline, waiting_out
 from optimum_htp.hubs.error_translation import translated_errors
-from optimum_htp.hubs.limits import waiting_out
 from optimum_htp.hubs.unreachable import causes
 
 if TYPE_CHECKING:
@@ -25,13 +24,10 @@ _NOT_FOUND: Final = (401, 404)  # The Hub responds with 401 for private and for 
 def models_of_collection(slug: str, access: HubAccess) -> tuple[list[str], int]:
     """Return the repo ids of a collection's models, in its order, and the number of its items that are not models.
 
-    Args:
-        slug: `author/title-id`, or the address of the collection's page.
-        access: Options for Hub requests.
+    `slug` is `author/title-id`, or the address of the collection's page.
 
     Raises:
         ModelListNotFoundError: The collection does not exist, or the token has no access.
-        HubUnreachableError: The Hub is unreachable.
     """
     slug = slug.rstrip("/").rpartition("/collections/")[2]
 
@@ -45,17 +41,12 @@ def models_of_collection(slug: str, access: HubAccess) -> tuple[list[str], int]:
 
 
 def models_of_author(author: str, tags: Sequence[str], limit: int | None, access: HubAccess) -> list[str]:
-    """Return the repo ids of an author's models, sorted by name.
+    """Return the repo ids of an author's models, sorted by name; with a limit, of the most downloaded ones.
 
-    Args:
-        author: User or organization.
-        tags: Tags that each model must have: a task, a library, a language, `license:mit`.
-        limit: Maximum number of models, the most downloaded first; None for all.
-        access: Options for Hub requests.
+    Each model has all `tags`: a task, a library, a language, `license:mit`.
 
     Raises:
         ModelListNotFoundError: The author has no such models.
-        HubUnreachableError: The Hub is unreachable.
     """
     options: dict[str, Any] = {} if limit is None else {"sort": "downloads", "limit": limit}
 

@@ -8,7 +8,7 @@ requests are sent. Time and size are limited. Weights are downloaded by huggingf
 from __future__ import annotations
 
 import functools
-import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +19,8 @@ from urllib.parse import urljoin
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.deadline import Deadline
 from optimum_htp.hubs.error_translation import refusal
-from optimum_htp.hubs.http import Answer, CutOffError, ask
-from optimum_htp.hubs.huggingface.cache import RepoCache, is_blob_name
-from optimum_htp.hubs.redirects import headers_for
+from optimum_htp.hubs.http import Answer, CutOffError, ask, headers_for
+from optimum_htp.hubs.huggingface.cache import RepoCache, digest_in_name, is_blob_name
 from optimum_htp.masking import get_logger
 
 __all__ = ["check_commit", "fetch_small_file", "is_small", "trusted_etag"]
@@ -52,18 +51,7 @@ def fetch_small_file(
 ) -> None:
     """Download a file, or record in the cache that the commit has none.
 
-    Args:
-        repo_id: The repo.
-        commit: Full commit.
-        name: The file.
-        cache: The repo's cache.
-        headers: Request headers, including the token.
-        deadline: Time limit for all files together.
-        anew: Whether to download it although its content exists.
-
-    Raises:
-        HFHubIntegrationError: The Hub rejects the request, or its response is invalid.
-        BaseException: As `optimum_htp.hubs.http.ask`.
+    The headers include the token. With `anew`, the file is downloaded although the cache has its content.
     """
     from huggingface_hub import constants, hf_hub_url
 
@@ -104,16 +92,22 @@ def fetch_small_file(
             with cache.filling(etag) as write:
                 write(about.body)
         else:
-            _fill(cache, etag, about, packed, deadline, repo_id, commit)
+            target = urljoin(about.url, about.headers.get("Location") or about.url)
+            answer = asking(
+                "GET",
+                url=target,
+                headers=headers_for(target, about.url, packed),
+                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+                stay=False,
+                into=lambda: _whole(cache, etag, _announced(about)),
+            )
+            if answer.status != 200:
+                raise refusal(answer, repo_id, commit)
     cache.link(commit, name, etag)
 
 
 def check_commit(headers: Mapping[str, str], what: str, commit: str) -> None:
-    """Reject a response for another commit than requested, because huggingface_hub uses its commit in a path.
-
-    Raises:
-        HubServerError: The response is for another commit, or contains none.
-    """
+    """Reject a response for another commit than requested, because huggingface_hub uses its commit in a path."""
     said = headers.get("X-Repo-Commit")
     if said != commit:
         raise HubServerError(
@@ -122,11 +116,7 @@ def check_commit(headers: Mapping[str, str], what: str, commit: str) -> None:
 
 
 def trusted_etag(headers: Mapping[str, str], what: str) -> str:
-    """Return the name of a file's content, which becomes part of a path.
-
-    Raises:
-        HubServerError: It is not a valid name.
-    """
+    """Return the name of a file's content, if it is valid. It becomes part of a path."""
     text = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
     match = _QUOTED.fullmatch(text)
     if match is None or not is_blob_name(match[1]):
@@ -160,9 +150,8 @@ def _says_what_it_is(answer: Answer) -> bool:
 
 def _is_name(etag: str, body: bytes) -> bool:
     """Whether a content's name is its digest in git or LFS. Then it was not changed or packed on the way."""
-    if len(etag) == 40:
-        return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest() == etag
-    return hashlib.sha256(body).hexdigest() == etag
+    digest = digest_in_name(etag)
+    return digest is not None and digest.fits(io.BytesIO(body), len(body))
 
 
 def _announced(answer: Answer) -> int | None:
@@ -170,29 +159,3 @@ def _announced(answer: Answer) -> int | None:
     is_content = answer.status == 200 and "Content-Encoding" not in answer.headers
     text = answer.headers.get("X-Linked-Size") or (answer.headers.get("Content-Length") if is_content else None) or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-
-def _fill(
-    cache: RepoCache,
-    etag: str,
-    about: Answer,
-    headers: Mapping[str, str],
-    deadline: Deadline,
-    repo_id: str,
-    commit: str,
-) -> None:
-    from huggingface_hub import constants
-
-    url = urljoin(about.url, about.headers.get("Location") or about.url)
-    answer = ask(
-        "GET",
-        url,
-        headers_for(url, about.url, headers),
-        deadline,
-        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-        limit=_LARGEST,
-        tries=_TRIES,
-        into=lambda: _whole(cache, etag, _announced(about)),
-    )
-    if answer.status != 200:
-        raise refusal(answer, repo_id, commit)

@@ -69,12 +69,7 @@ class Transfers(Deadline):
         return self.seconds if self._began is None else self._began + self.seconds - time.monotonic()
 
     def run(self, calls: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
-        """Call functions in threads, and yield their results as they end.
-
-        Raises:
-            TimeoutError: A transfer by Xet makes no progress.
-            BaseException: The exception of the first failed call.
-        """
+        """Call functions in threads, and yield their results as they end; see `in_parallel`."""
         with _hearing(self):
             yield from in_parallel(calls, self, threads)
 
