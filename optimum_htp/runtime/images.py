@@ -19,7 +19,7 @@ import numpy as np
 from optimum_htp.errors import ArgumentError, MissingDependencyError
 from optimum_htp.libraries.names import EXTRACTOR_CONFIG
 from optimum_htp.parsing import json_or_none
-from optimum_htp.runtime.alternatives import unsupported_preprocessor
+from optimum_htp.runtime.rejections import unsupported_preprocessor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OptionError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.runtime.alternatives import with_optimum
+from optimum_htp.runtime.rejections import with_optimum
 from optimum_htp.runtime.sessions import Part, SessionSettings
 from optimum_htp.runtime.sources import Source, find_source
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from optimum_htp.errors import ArgumentError, PreprocessorLoadError
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 
 if TYPE_CHECKING:
     import tokenizers

@@ -18,10 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.libraries.names import PREPROCESSOR_CONFIGS, TOKENIZER
 from optimum_htp.parsing import json_or_none, parse_json
-from optimum_htp.runtime.alternatives import unsupported_preprocessor
+from optimum_htp.runtime.rejections import unsupported_preprocessor
 from optimum_htp.runtime.tokenizer import Tokenizer
-from optimum_htp.runtime.tokenizer_classes import CLASS_OF_MODEL_TYPE, CLASSES, Rule, TokenizerClass, base_name
-from optimum_htp.runtime.tokenizer_settings import LONGEST, SPECIAL_TOKENS, wrong_setting
+from optimum_htp.runtime.tokenizer_classes import (
+    CLASS_OF_MODEL_TYPE,
+    CLASSES,
+    LONGEST,
+    SPECIAL_TOKENS,
+    Rule,
+    TokenizerClass,
+    base_name,
+    wrong_setting,
+)
 
 if TYPE_CHECKING:
     import tokenizers

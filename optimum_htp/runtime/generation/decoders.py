@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from optimum_htp.errors import InferenceError, WrongTaskError
-from optimum_htp.runtime.alternatives import with_optimum
+from optimum_htp.runtime.rejections import with_optimum
 from optimum_htp.runtime.sessions import output_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from math import isfinite
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, ConfigLoadError, OptionError
-from optimum_htp.runtime.alternatives import with_optimum
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number, with_optimum
 
 __all__ = ["GenerationSettings", "settings_of", "task_params"]
 

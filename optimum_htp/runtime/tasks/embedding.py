@@ -15,7 +15,7 @@ import numpy as np
 from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError, WrongTaskError
 from optimum_htp.libraries.names import CONFIG, SENTENCE_MODULES, WEIGHTS
 from optimum_htp.parsing import is_inside
-from optimum_htp.runtime.alternatives import WITH_OPTIMUM
+from optimum_htp.runtime.rejections import WITH_OPTIMUM
 from optimum_htp.runtime.texts import Run, batches, listed, results, runs, truncation_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from optimum_htp.errors import ArgumentError, PreprocessorLoadError
 from optimum_htp.masking import get_logger
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 from optimum_htp.runtime.scores import softmax
 from optimum_htp.runtime.texts import Run, listed, runs, truncation_of
 

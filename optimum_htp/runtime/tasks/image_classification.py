@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 from optimum_htp.runtime.scores import class_scores, labels_of, ranked
 from optimum_htp.runtime.sessions import output_of
 from optimum_htp.runtime.texts import batches, listed, results

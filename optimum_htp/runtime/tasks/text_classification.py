@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import ArgumentError
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 from optimum_htp.runtime.scores import class_scores, ranked
 from optimum_htp.runtime.texts import listed, results, runs, truncation_of
 
