@@ -29,14 +29,14 @@ __all__ = ["GENERATING", "TASKS", "Model", "load"]
 TASKS: Final[Mapping[str, str]] = {
     "feature-extraction": "embedding:features",
     "fill-mask": "fill_mask:fill_mask",
-    "image-classification": "image_classification:classify_images",
+    "image-classification": "classification:classify_images",
     "question-answering": "question_answering:answer",
     "sentence-similarity": "embedding:similarities",
-    "text-classification": "text_classification:classify",
+    "text-classification": "classification:classify",
     "text-generation": "text_generation:complete",
     "text2text-generation": "text_generation:transform",
     "token-classification": "token_classification:classify_tokens",
-    "zero-shot-classification": "zero_shot:classify_zero_shot",
+    "zero-shot-classification": "classification:classify_zero_shot",
 }
 """The function of each task: its module in `optimum_htp.runtime.tasks`, and its name."""
 GENERATING: Final = ("text-generation", "text2text-generation")
