@@ -54,15 +54,13 @@ def rendered(
     Raises:
         ArgumentError: The messages are invalid, or the template rejects them.
         ChatTemplateError: The template is damaged or exceeds a limit.
-        MissingDependencyError: jinja2 is not installed.
     """
     if not messages or not all(isinstance(one, Mapping) and isinstance(one.get("role"), str) for one in messages):
         raise ArgumentError('A chat must be a list of {"role": ..., "content": ...}.')
-    import_error = _missing()
-    if import_error is not None:
-        raise MissingDependencyError("Chats need jinja2. Run `pip install jinja2`.") from import_error
-    from jinja2 import TemplateError
-
+    try:
+        from jinja2 import TemplateError
+    except ImportError as error:
+        raise MissingDependencyError("Chats need jinja2. Run `pip install jinja2`.") from error
     if len(template) > _LONGEST_TEMPLATE:
         raise ChatTemplateError(f"The chat template has {len(template)} characters; the limit is {_LONGEST_TEMPLATE}.")
     try:
@@ -77,19 +75,11 @@ def rendered(
                 _concatenated=budget.concatenated,
             )
         )
+    except ArgumentError:
+        raise
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        if isinstance(error, ArgumentError):
-            raise
         raise ChatTemplateError(f"The chat template failed: {type(error).__name__}: {error}.") from error
     return _cut(text, str(messages[-1].get("content"))) if continues else text
-
-
-def _missing() -> ImportError | None:
-    try:
-        import jinja2.ext  # noqa: F401
-    except ImportError as error:
-        return error
-    return None
 
 
 def _joined(pieces: Iterable[str]) -> str:

@@ -171,9 +171,11 @@ class Model:
         """Return the result of transformers' pipeline for these arguments, as plain Python.
 
         Raises:
-            WrongTaskError: The task is not supported.
+            WrongTaskError: The task is not supported, or the file's outputs do not fit it.
             ArgumentError: An argument is invalid; `OptionError` for an unknown name.
             PreprocessorLoadError: The tokenizer or image processor cannot run without transformers.
+            ConfigLoadError: The config is missing, damaged, or has an unsupported setting.
+            InferenceError: ONNX Runtime fails.
         """
         name = self.source.name
         if self.task is None:

@@ -83,7 +83,6 @@ class TokenizerClass:
         rule: The settings that it writes into its tokenizer.
         types: Whether it returns `token_type_ids`.
         masks: Whether it returns `attention_mask`.
-        padding_side: `right` or `left`.
         prefix_space: Default of `add_prefix_space`.
         wide_mask: Whether its mask token includes the space before it.
         defaults: Defaults of the settings of its rule.

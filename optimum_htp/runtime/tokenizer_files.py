@@ -41,12 +41,7 @@ _unsupported: Final = partial(unsupported_preprocessor, "tokenizer")
 
 
 def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: str) -> Tokenizer:
-    """Return the tokenizer of a model.
-
-    Args:
-        files: The contents of its preprocessor files, by name.
-        config: The model's config.
-        name: The model's file, for messages.
+    """Return the tokenizer of a model from the contents of its preprocessor files and its config.
 
     Raises:
         PreprocessorLoadError: The files are damaged, or only transformers supports this tokenizer.

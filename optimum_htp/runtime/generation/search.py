@@ -32,17 +32,10 @@ def generate(
     stop: Stop,
     seen: Callable[[int], None] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the tokens of generated texts, including the start.
+    """Return the tokens of generated texts, of shape (text, token), padded after the end of a text.
 
-    Args:
-        decoder: Computes the scores.
-        start: The first tokens of each text, of shape (1, token).
-        settings: The generation settings.
-        stop: Further stopping criterion.
-        seen: Called with each new token of the first text; not in a beam search.
-
-    Returns:
-        An array of shape (text, token), padded after the end of a text.
+    They include the start, of shape (1, token). `seen` is called with each new token of the first text, but not in a
+    beam search.
     """
     if settings.num_beams > 1:
         return _by_beams(decoder, start, settings, stop)
@@ -141,16 +134,9 @@ def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
 def _processed(
     scores: NDArray[np.float32], tokens: NDArray[np.int64], prompt: int, settings: GenerationSettings
 ) -> NDArray[np.float32]:
-    """Apply the logits processors.
+    """Apply the logits processors to scores of the next token, of shape (row, vocabulary), in place.
 
-    Args:
-        scores: Scores of the next token, of shape (row, vocabulary); modified in place.
-        tokens: The previous tokens, of shape (row, token).
-        prompt: Number of tokens of the prompt.
-        settings: The generation settings.
-
-    Raises:
-        ArgumentError: A token id in the settings is outside the vocabulary.
+    The previous tokens have the shape (row, token); the first `prompt` of them are the prompt.
     """
     length, limit = tokens.shape[1], settings.limit(prompt)
     ends = _within(settings.ends, scores)
@@ -179,12 +165,7 @@ def _processed(
 
 
 def warped(scores: NDArray[np.float32], settings: GenerationSettings) -> NDArray[np.float32]:
-    """Apply the warpers for sampling.
-
-    Args:
-        scores: Scores of the next token, of shape (row, vocabulary); modified in place.
-        settings: The generation settings.
-    """
+    """Apply the warpers for sampling to scores of the next token, of shape (row, vocabulary), in place."""
     if settings.temperature != 1.0:
         scores /= np.float32(settings.temperature)
     if settings.top_k:

@@ -1,1 +1,1 @@
-"""The pipelines of transformers, with the same options and results."""
+"""The pipelines of transformers, with the same options and results. `Model.__call__` lists their errors."""

@@ -41,7 +41,6 @@ def classify(
     """Return labels and scores of texts.
 
     Args:
-        model: The model.
         inputs: A text, a pair as `{"text": ..., "text_pair": ...}`, or a list of these.
         top_k: Number of labels; None for all.
         function_to_apply: `softmax`, `sigmoid` or `none`; None for the function of the config.
@@ -52,9 +51,6 @@ def classify(
     Returns:
         For a text a list of `{"label": str, "score": float}`. For a list of texts the best label of each, or with
         `top_k` a list for each.
-
-    Raises:
-        ArgumentError: An input is neither a text nor a pair, or an argument is out of range.
     """
     best_only = top_k == _BEST
     if not best_only:
@@ -88,7 +84,6 @@ def classify_images(
     """Return labels and scores of images, the best first.
 
     Args:
-        model: The model.
         inputs: A Pillow image, a path or the content of a file, or a list of these.
         top_k: Number of labels; None for 5.
         function_to_apply: `softmax`, `sigmoid` or `none`; None for the function of the config.
@@ -96,9 +91,6 @@ def classify_images(
 
     Returns:
         For each image a list of `{"label": str, "score": float}`.
-
-    Raises:
-        ArgumentError: An input is not an image.
     """
     items, is_list = listed(inputs)
     check_number("top_k", top_k)  # a negative value drops the last labels, as in transformers
@@ -135,9 +127,6 @@ def classify_zero_shot(
 
     Returns:
         For each text `{"sequence": str, "labels": list[str], "scores": list[float]}`, the best label first.
-
-    Raises:
-        ArgumentError: There are no labels or no texts, or the template is invalid.
     """
     labels = _labels(candidate_labels)
     items, is_list = listed(sequences)
@@ -157,11 +146,7 @@ def classify_zero_shot(
 
 
 def _check_template(template: Any) -> None:
-    """Check that a template only inserts the label: format specifications could use all memory.
-
-    Raises:
-        ArgumentError: It has other fields or format specifications, or no field.
-    """
+    """Check that a template only inserts the label: format specifications could use all memory."""
     try:
         places = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
     except (TypeError, ValueError) as error:
@@ -192,12 +177,9 @@ def _entailment(model: Model) -> int:
 
 
 def _scores(logits: Any, entailment: int, alone: bool) -> Any:
-    """Return the scores of labels.
+    """Return the scores of labels from logits of shape (label, class) and the index of the class "entailment".
 
-    Args:
-        logits: Logits of shape (label, class).
-        entailment: Index of the class "entailment".
-        alone: Whether each label is scored against contradiction instead of against the other labels.
+    `alone` means that each label is scored against contradiction instead of against the other labels.
     """
     if not alone:
         return softmax(logits[:, entailment])

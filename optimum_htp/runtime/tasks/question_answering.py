@@ -43,7 +43,6 @@ def answer(
     """Return the spans of texts that answer questions.
 
     Args:
-        model: The model.
         inputs: `{"question": str, "context": str}`, or a list of these.
         question, context: The same as two arguments. Lists are paired; one context is used for all questions.
         top_k: Number of answers; None for 1.
@@ -56,9 +55,6 @@ def answer(
 
     Returns:
         For each question `{"score": float, "start": int, "end": int, "answer": str}`, or a list of these.
-
-    Raises:
-        ArgumentError: A question or a context is missing, or a number is too small.
     """
     for name, number in (("top_k", top_k), ("max_answer_len", max_answer_len), ("max_seq_len", max_seq_len)):
         check_number(name, number, 1)
