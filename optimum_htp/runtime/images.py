@@ -6,6 +6,7 @@ transformers without fast image processors (which need torchvision).
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Callable, Mapping
@@ -84,7 +85,7 @@ class ImageProcessor:
     def __call__(self, image: Any) -> NDArray[np.float32]:
         """Return the pixels of an image, of shape (3, height, width).
 
-        The image is a Pillow image, a path, or the content of a file.
+        The image is a Pillow image, a path, the content of a file, or a `data:` URL.
 
         Raises:
             ArgumentError: It has another type, or Pillow cannot read it.
@@ -104,6 +105,8 @@ def _opened(image: Any) -> Image:
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         raise ArgumentError(f"{image} is not downloaded. Use a path, the content of the file, or a Pillow image.")
     try:
+        if isinstance(image, str) and image.startswith("data:image/"):
+            image = base64.b64decode(image.partition(",")[2])
         if isinstance(image, (bytes, bytearray)):
             image = Image.open(io.BytesIO(image))
         elif isinstance(image, (str, os.PathLike)):

@@ -85,7 +85,7 @@ class TokenizerClass:
         masks: Whether it returns `attention_mask`.
         prefix_space: Default of `add_prefix_space`.
         wide_mask: Whether its mask token includes the space before it.
-        defaults: Defaults of the settings of its rule.
+        adds_bos: Default of `add_bos_token`; the one of `add_eos_token` is False.
         model_types: The `model_type` values for which AutoTokenizer uses it.
     """
 
@@ -96,7 +96,7 @@ class TokenizerClass:
     padding_side: str = "right"
     prefix_space: bool = False
     wide_mask: bool = False
-    defaults: Mapping[str, bool] = ()  # type: ignore[assignment]
+    adds_bos: bool = False
     model_types: tuple[str, ...] = ()
 
 
@@ -113,9 +113,8 @@ def _like_gpt2(*model_types: str, **special: str) -> TokenizerClass:
 
 
 def _like_llama(*model_types: str, side: str = "left", bos: bool = True, **special: str) -> TokenizerClass:
-    defaults = {"add_bos_token": bos, "add_eos_token": False}
     return TokenizerClass(
-        {**_SPECIAL["llama"], **special}, Rule.TEMPLATE, padding_side=side, defaults=defaults, model_types=model_types
+        {**_SPECIAL["llama"], **special}, Rule.TEMPLATE, padding_side=side, adds_bos=bos, model_types=model_types
     )
 
 

@@ -213,10 +213,11 @@ def _apply(
         wanted = {"add_prefix_space": prefix_space, "trim_offsets": bool(settings.get("trim_offsets", True))}
         backend.post_processor = _with_settings(processors, backend.post_processor, wanted)
     elif known.rule is Rule.TEMPLATE:
-        parts = {
-            one: bool(settings.get(f"add_{one}_token", known.defaults[f"add_{one}_token"])) for one in ("bos", "eos")
+        tokens = {
+            one: special[f"{one}_token"]
+            for one, default in (("bos", known.adds_bos), ("eos", False))
+            if settings.get(f"add_{one}_token", default)
         }
-        tokens = {one: special[f"{one}_token"] for one, is_added in parts.items() if is_added}
 
         def around(text: str, index: int) -> str:
             before = f"{tokens['bos']}:{index} " if "bos" in tokens else ""

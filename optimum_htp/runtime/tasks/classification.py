@@ -84,7 +84,7 @@ def classify_images(
     """Return labels and scores of images, the best first.
 
     Args:
-        inputs: A Pillow image, a path or the content of a file, or a list of these.
+        inputs: A Pillow image, a path, the content of a file or a `data:` URL, or a list of these.
         top_k: Number of labels; None for 5.
         function_to_apply: `softmax`, `sigmoid` or `none`; None for the function of the config.
         batch_size: Number of images per run.

@@ -211,10 +211,11 @@ def _generated(
 ) -> list[list[int]]:
     if streamer is not None and (settings.num_beams > 1 or settings.num_return_sequences > 1):
         raise ArgumentError("A streamer needs a single text; use num_beams=1 and num_return_sequences=1.")
-    if settings.limit(start.shape[1]) <= start.shape[1]:
+    length = start.shape[1]
+    if settings.limit(length) <= length:
         raise ArgumentError(
-            f"The prompt has {start.shape[1]} tokens, but max_length is {settings.limit(start.shape[1])}. Use a "
-            "larger max_length, or max_new_tokens."
+            f"The prompt has {length} tokens, but max_length is {settings.limit(length)}. Use a larger max_length, or "
+            "max_new_tokens."
         )
     pieces = _Pieces(model.tokenizer, streamer) if streamer is not None else None
     stop = _stopping(model.tokenizer, settings)
