@@ -35,13 +35,13 @@ _FILTERS: Final = frozenset(
         *("sum", "title", "tojson", "trim", "unique", "upper", "wordcount"),
     )
 )
-_MAKING_TEXT: Final = frozenset(
+_EXPANDING: Final = frozenset(
     (
-        *("capitalize", "e", "escape", "indent", "join", "lower", "replace", "safe", "string", "title", "tojson"),
-        *("trim", "upper", "wordcount"),
+        *("capitalize", "e", "escape", "indent", "join", "lower", "replace", "safe", "string", "sum", "title"),
+        *("tojson", "trim", "upper", "wordcount"),
     )
 )
-"""The filters that turn a value of any type into a text."""
+"""The filters whose result can be much larger than the memory of their value."""
 _PADDING: Final = ("center", "expandtabs", "ljust", "rjust", "zfill")
 _FORMATTING: Final = ("format", "format_map", "translate")
 
@@ -173,18 +173,17 @@ def _check_call(function: Any, arguments: Sequence[Any]) -> None:
     if name in _PADDING and any(isinstance(one, int) and one > _LARGEST_WIDTH for one in arguments):
         raise ValueError(f"it pads a text to more than {_LARGEST_WIDTH} characters")
     if name == "replace":
-        _check_replaced(owner, arguments)
+        _check_replaced(owner, *arguments[1:2])
     if name == "join":
-        _check_joined(owner, arguments)
+        _check_joined(owner, *arguments[:1])
 
 
-def _check_replaced(text: Any, arguments: Sequence[Any]) -> None:
-    if (len(str(text)) + 1) * max((len(str(one)) for one in arguments[1:2]), default=0) > _LONGEST_TEXT:
+def _check_replaced(text: Any, new: Any = "") -> None:
+    if (len(str(text)) + 1) * len(str(new)) > _LONGEST_TEXT:
         raise ValueError("a replacement exceeds the text limit")
 
 
-def _check_joined(separator: Any, arguments: Sequence[Any]) -> None:
-    items = arguments[0] if arguments else ()
+def _check_joined(separator: Any, items: Any = ()) -> None:
     if isinstance(items, Collection) and _weight(items) + len(items) * len(str(separator)) > _LONGEST_TEXT:
         raise ValueError("a joined text exceeds the text limit")
 
@@ -273,7 +272,7 @@ def _listed(value: Any) -> Any:
 
 def _guarded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     """Return a filter that checks the limits."""
-    if name not in _MAKING_TEXT:
+    if name not in _EXPANDING:
         return filter_
     before = 1 if name in ("replace", "join") else 0  # jinja2 passes its context to these before the value
 
@@ -281,11 +280,11 @@ def _guarded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*arguments: Any, **named: Any) -> Any:
         value, *given = map(_listed, arguments[before:])
         _bounded(value)
-        everything = (*map(_bounded, given), *map(_bounded, named.values()))
+        everything = [*map(_bounded, given), *map(_bounded, named.values())]
         if name == "replace":
-            _check_replaced(value, everything)
+            _check_replaced(value, named.get("new", given[1] if len(given) > 1 else ""))
         elif name == "join":
-            _check_joined(everything[0] if everything else "", (value,))
+            _check_joined(named.get("d", given[0] if given else ""), value)
         elif name == "indent":
             _check_indented(value, everything)
         return filter_(*arguments[:before], value, *given, **named)
