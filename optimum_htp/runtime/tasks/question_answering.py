@@ -98,7 +98,7 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
         if len(questions) != len(texts):
             raise ArgumentError(f"There are {len(questions)} questions and {len(texts)} contexts.")
         found = list(zip(questions, texts, strict=True))
-    if not found or not all(isinstance(text, str) and text for pair in found for text in pair):
+    if not all(isinstance(text, str) and text for pair in found for text in pair):
         raise ArgumentError(
             'Each input needs a text for the question and one for the context: {"question": ..., "context": ...}.'
         )
