@@ -6,8 +6,9 @@ arguments, and the number of loop iterations and the size of texts are limited.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ _LONGEST_TEMPLATE: Final = 1 << 18  # characters
 _LONGEST_TEXT: Final = 1 << 22  # characters of a text that a template creates, or items of a list
 _MOST_ITERATIONS: Final = 200_000  # of all loops together
 _LARGEST_WIDTH: Final = 1 << 12  # characters of padding or indentation
+_LARGEST_JSON_INDENT: Final = 16  # characters per level
 _FILTERS: Final = frozenset(
     (
         *("abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float"),
@@ -33,6 +35,13 @@ _FILTERS: Final = frozenset(
         *("sum", "title", "tojson", "trim", "unique", "upper", "wordcount"),
     )
 )
+_EXPANDING: Final = frozenset(
+    (
+        *("capitalize", "e", "escape", "indent", "join", "lower", "replace", "safe", "string", "sum", "title"),
+        *("tojson", "trim", "upper", "wordcount"),
+    )
+)
+"""The filters whose result can be much larger than the memory of their value."""
 _PADDING: Final = ("center", "expandtabs", "ljust", "rjust", "zfill")
 _FORMATTING: Final = ("format", "format_map", "translate")
 
@@ -54,15 +63,13 @@ def rendered(
     Raises:
         ArgumentError: The messages are invalid, or the template rejects them.
         ChatTemplateError: The template is damaged or exceeds a limit.
-        MissingDependencyError: jinja2 is not installed.
     """
     if not messages or not all(isinstance(one, Mapping) and isinstance(one.get("role"), str) for one in messages):
         raise ArgumentError('A chat must be a list of {"role": ..., "content": ...}.')
-    import_error = _missing()
-    if import_error is not None:
-        raise MissingDependencyError("Chats need jinja2. Run `pip install jinja2`.") from import_error
-    from jinja2 import TemplateError
-
+    try:
+        from jinja2 import TemplateError
+    except ImportError as error:
+        raise MissingDependencyError("Chats need jinja2. Run `pip install jinja2`.") from error
     if len(template) > _LONGEST_TEMPLATE:
         raise ChatTemplateError(f"The chat template has {len(template)} characters; the limit is {_LONGEST_TEMPLATE}.")
     try:
@@ -77,19 +84,11 @@ def rendered(
                 _concatenated=budget.concatenated,
             )
         )
+    except ArgumentError:
+        raise
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        if isinstance(error, ArgumentError):
-            raise
         raise ChatTemplateError(f"The chat template failed: {type(error).__name__}: {error}.") from error
     return _cut(text, str(messages[-1].get("content"))) if continues else text
-
-
-def _missing() -> ImportError | None:
-    try:
-        import jinja2.ext  # noqa: F401
-    except ImportError as error:
-        return error
-    return None
 
 
 def _joined(pieces: Iterable[str]) -> str:
@@ -130,11 +129,37 @@ class _Budget:
 
     def concatenated(self, *parts: Any) -> str:
         """Return the result of the operator `~`."""
-        return _joined(map(str, parts))
+        return _joined(str(_bounded(part)) for part in parts)
 
 
 def _sized(value: Any) -> int:
     return len(value) if isinstance(value, (str, list, tuple)) else 0
+
+
+def _weight(value: Any) -> int:
+    """Return about the number of characters of a value as a text; not all are counted if they exceed the limit.
+
+    The same list can be many times in a list, so a small value can be a very long text.
+    """
+    found, rest = 0, [value]
+    while rest and found <= _LONGEST_TEXT:
+        one = rest.pop()
+        if isinstance(one, (str, bytes)):
+            found += len(one)
+        elif isinstance(one, Collection):
+            found += 3 * len(one)  # each item with a separator
+            if found <= _LONGEST_TEXT:
+                rest += [*one, *one.values()] if isinstance(one, Mapping) else one
+        else:
+            found += one.bit_length() // 3 + 1 if isinstance(one, int) else 1
+    return found
+
+
+def _bounded(value: Any) -> Any:
+    """Return a value that is not too large as a text."""
+    if (len(value) if isinstance(value, str) else _weight(value)) > _LONGEST_TEXT:
+        raise ValueError("a text or a list exceeds the limit")
+    return value
 
 
 def _check_call(function: Any, arguments: Sequence[Any]) -> None:
@@ -148,22 +173,27 @@ def _check_call(function: Any, arguments: Sequence[Any]) -> None:
     if name in _PADDING and any(isinstance(one, int) and one > _LARGEST_WIDTH for one in arguments):
         raise ValueError(f"it pads a text to more than {_LARGEST_WIDTH} characters")
     if name == "replace":
-        _check_replaced(owner, arguments)
+        _check_replaced(owner, *arguments[1:2])
     if name == "join":
-        _check_joined(owner, arguments)
+        _check_joined(owner, *arguments[:1])
 
 
-def _check_replaced(text: Any, arguments: Sequence[Any]) -> None:
-    if (len(str(text)) + 1) * max((len(str(one)) for one in arguments[1:2]), default=0) > _LONGEST_TEXT:
+def _check_replaced(text: Any, new: Any = "") -> None:
+    if (len(str(text)) + 1) * len(str(new)) > _LONGEST_TEXT:
         raise ValueError("a replacement exceeds the text limit")
 
 
-def _check_joined(separator: Any, arguments: Sequence[Any]) -> None:
-    items = arguments[0] if arguments else ()
-    if isinstance(items, (list, tuple)):
-        size = sum(len(str(one)) for one in items) + len(items) * len(str(separator))
-        if size > _LONGEST_TEXT:
-            raise ValueError("a joined text exceeds the text limit")
+def _check_joined(separator: Any, items: Any = ()) -> None:
+    if isinstance(items, Collection) and _weight(items) + len(items) * len(str(separator)) > _LONGEST_TEXT:
+        raise ValueError("a joined text exceeds the text limit")
+
+
+def _check_indented(text: Any, arguments: Sequence[Any]) -> None:
+    width = max((one if isinstance(one, int) else len(str(one)) for one in arguments), default=0)
+    if width > _LARGEST_WIDTH:
+        raise ValueError(f"it indents by more than {_LARGEST_WIDTH} characters")
+    if (len(str(text).splitlines()) + 1) * width > _LONGEST_TEXT:
+        raise ValueError("an indented text exceeds the text limit")
 
 
 def _compiled(source: str) -> Template:
@@ -192,6 +222,8 @@ def _compiled(source: str) -> Template:
             return super().call_binop(context, operator, left, right)
 
         def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
+            if isinstance(getattr(function, "__self__", None), str):
+                arguments = tuple(map(_listed, arguments))
             _check_call(function, (*arguments, *named.values()))
             return super().call(context, function, *arguments, **named)
 
@@ -217,9 +249,11 @@ def _compiled(source: str) -> Template:
     def _called(name: str, arguments: list[Any]) -> Any:
         return nodes.Call(nodes.Name(name, "load"), arguments, [], None, None)
 
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters = {name: _guarded(name, one) for name, one in environment.filters.items() if name in _FILTERS}
-    environment.filters["tojson"] = _json
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, finalize=_bounded, extensions=[Generation, loopcontrols]
+    )
+    filters = {**environment.filters, "tojson": _json}
+    environment.filters = {name: _guarded(name, one) for name, one in filters.items() if name in _FILTERS}
     del environment.globals["lipsum"]  # It generates text of any length.
     environment.globals["raise_exception"] = _reject
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -231,32 +265,40 @@ def _compiled(source: str) -> Template:
     return environment.template_class.from_code(environment, code, environment.make_globals(None))
 
 
+def _listed(value: Any) -> Any:
+    """Return the items of an iterator, so that they can be checked; other values unchanged."""
+    return list(value) if isinstance(value, Iterator) else value
+
+
 def _guarded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     """Return a filter that checks the limits."""
-    if name not in ("replace", "join", "indent"):
+    if name not in _EXPANDING:
         return filter_
-
-    import functools
+    before = 1 if name in ("replace", "join") else 0  # jinja2 passes its context to these before the value
 
     @functools.wraps(filter_)
-    def guarded(context: Any, value: Any, *arguments: Any, **named: Any) -> Any:
-        given = (*arguments, *named.values())
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        value, *given = map(_listed, arguments[before:])
+        _bounded(value)
+        everything = [*map(_bounded, given), *map(_bounded, named.values())]
         if name == "replace":
-            _check_replaced(value, given)
+            _check_replaced(value, named.get("new", given[1] if len(given) > 1 else ""))
         elif name == "join":
-            _check_joined(given[0] if given else "", (value,))
-        elif any(isinstance(one, int) and one > _LARGEST_WIDTH for one in given):
-            raise ValueError(f"it indents by more than {_LARGEST_WIDTH} characters")
-        return (
-            filter_(context, value, *arguments, **named) if name != "indent" else filter_(value, *arguments, **named)
-        )
+            _check_joined(named.get("d", given[0] if given else ""), value)
+        elif name == "indent":
+            _check_indented(value, everything)
+        return filter_(*arguments[:before], value, *given, **named)
 
     return guarded
 
 
-def _json(value: Any, indent: int | None = None, **options: Any) -> str:
-    kept = {name: options[name] for name in ("separators", "sort_keys") if name in options}
-    return json.dumps(value, ensure_ascii=False, indent=min(indent, 16) if indent is not None else None, **kept)
+def _json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Return JSON, as the filter `tojson` of transformers' chat templates does."""
+    if indent is not None and indent > _LARGEST_JSON_INDENT:
+        raise ValueError(f"it indents JSON by more than {_LARGEST_JSON_INDENT} characters")
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _reject(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -62,12 +63,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[str] | None) -> None:
-    """Run the model on the inputs and write the results.
+    """Run the model on the inputs and write the results. Without inputs in the arguments, the lines are the inputs.
 
-    Args:
-        arguments: Arguments of the parser, see `add_arguments`.
-        stream: The output; None if standard output was closed before the start.
-        lines: The inputs, if the arguments have none; None if standard input was closed before the start.
+    The stream and the lines are None if standard output or input was closed before the start.
 
     Raises:
         OptimumHTPError: The file cannot be loaded, or an input is invalid; the subclass gives the reason.
@@ -81,20 +79,13 @@ def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[st
         cache_dir=arguments.cache_dir,
         local_files_only=arguments.local_files_only,
     )
-
-    def write(piece: str) -> None:
-        _write(stream, piece)
-
+    write = functools.partial(_write, stream)
     for text in arguments.inputs or _stripped(lines or ()):
         _answer(model, text, parameters, arguments, write)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit code: 0; 1 with a message on standard error; 130 after Ctrl+C; 141 if the output pipe was closed.
-    """
+    """Return 0, 1 with a message on standard error, 130 after Ctrl+C, or 141 if the output pipe was closed."""
     parser = _Parser(prog="python -m optimum_htp.runtime", description="Run an ONNX file on inputs, without PyTorch.")
     add_arguments(parser)
     try:
@@ -112,16 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(stream: TextIO | None, piece: str) -> None:
-    """Write and flush. Escape control characters and characters that the encoding lacks: labels are untrusted.
-
-    Raises:
-        OutputError: The write failed, for example on a full disk.
-        BrokenPipeError: The reader has closed the pipe.
-    """
+    """Write and flush. Escape control characters and characters that the encoding lacks: labels are untrusted."""
     if stream is None:
         return
     encoding = stream.encoding or "utf-8"
-    shown = "".join(one if one.isprintable() or one in "\n\t" else _escaped(one) for one in piece)
+    shown = "".join(
+        one if one.isprintable() or one in "\n\t" or unicodedata.category(one) in _HARMLESS else ascii(one)[1:-1]
+        for one in piece
+    )
     try:
         stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
@@ -129,10 +118,6 @@ def _write(stream: TextIO | None, piece: str) -> None:
         raise
     except OSError as error:
         raise OutputError(f"Cannot write to standard output: {error.strerror or error}.") from error
-
-
-def _escaped(character: str) -> str:
-    return character if unicodedata.category(character) in _HARMLESS else ascii(character)[1:-1]
 
 
 def _stripped(lines: Iterable[str]) -> Iterator[str]:

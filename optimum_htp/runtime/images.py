@@ -6,6 +6,7 @@ transformers without fast image processors (which need torchvision).
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ import numpy as np
 from optimum_htp.errors import ArgumentError, MissingDependencyError
 from optimum_htp.libraries.names import EXTRACTOR_CONFIG
 from optimum_htp.parsing import json_or_none
-from optimum_htp.runtime.alternatives import unsupported_preprocessor
+from optimum_htp.runtime.rejections import unsupported_preprocessor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageProcessor", "load_image_processor"]
 
-Pixels = "NDArray[Any]"
+Step = Callable[[Any], Any]
 
 _unsupported: Final = partial(unsupported_preprocessor, "image processor")
 _BILINEAR: Final = 2
@@ -77,19 +78,14 @@ _CLASSES: Final[Mapping[str, _Class]] = {
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """The image processor of a model.
+    """The image processor of a model: steps that run one after the other on pixels of shape (height, width, 3)."""
 
-    Attributes:
-        steps: Functions that run one after the other on the pixels, of shape (height, width, 3).
-    """
-
-    steps: tuple[Callable[[Any], Any], ...]
+    steps: tuple[Step, ...]
 
     def __call__(self, image: Any) -> NDArray[np.float32]:
         """Return the pixels of an image, of shape (3, height, width).
 
-        Args:
-            image: A Pillow image, a path, or the content of a file.
+        The image is a Pillow image, a path, the content of a file, or a `data:` URL.
 
         Raises:
             ArgumentError: It has another type, or Pillow cannot read it.
@@ -103,12 +99,14 @@ class ImageProcessor:
 
 def _opened(image: Any) -> Image:
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise MissingDependencyError("Images need Pillow. Run `pip install pillow`.") from error
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         raise ArgumentError(f"{image} is not downloaded. Use a path, the content of the file, or a Pillow image.")
     try:
+        if isinstance(image, str) and image.startswith("data:image/"):
+            image = base64.b64decode(image.partition(",")[2])
         if isinstance(image, (bytes, bytearray)):
             image = Image.open(io.BytesIO(image))
         elif isinstance(image, (str, os.PathLike)):
@@ -116,18 +114,14 @@ def _opened(image: Any) -> Image:
         if not isinstance(image, Image.Image):
             raise ArgumentError(f"An image must be a path, bytes or a Pillow image, not {type(image).__name__}.")
         return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        if isinstance(error, ArgumentError):
-            raise
+    except ArgumentError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ArgumentError(f"The image cannot be read: {error}.") from error
 
 
 def load_image_processor(files: Mapping[str, bytes], name: str) -> ImageProcessor:
-    """Return the image processor of a model.
-
-    Args:
-        files: The contents of its preprocessor files, by name.
-        name: The model's file, for messages.
+    """Return the image processor of a model from the contents of its preprocessor files.
 
     Raises:
         PreprocessorLoadError: It has no image processor, or an unsupported one.
@@ -146,7 +140,7 @@ def load_image_processor(files: Mapping[str, bytes], name: str) -> ImageProcesso
         raise _unsupported(name, f"a setting of its {EXTRACTOR_CONFIG} is unsupported ({error})") from error
 
 
-def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], Any]]:
+def _steps(settings: Mapping[str, Any], known: _Class) -> list[Step]:
     steps = []
     if settings.get("do_resize", True):
         steps.append(_resize(settings, known))
@@ -171,11 +165,10 @@ def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], A
 def _square(size: Any) -> tuple[int, int]:
     """Return height and width from an object, a pair, or one number for both."""
     if isinstance(size, Mapping):
-        return _edge(size["height"]), _edge(size["width"])
-    if isinstance(size, (list, tuple)):
-        height, width = size
-        return _edge(height), _edge(width)
-    return _edge(size), _edge(size)
+        height, width = size["height"], size["width"]
+    else:
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return _edge(height), _edge(width)
 
 
 def _edge(size: Any) -> int:
@@ -192,7 +185,7 @@ def _numbers(values: Any, *, zero: bool) -> NDArray[np.float32]:
     return found
 
 
-def _resize(settings: Mapping[str, Any], known: _Class) -> Callable[[Any], Any]:
+def _resize(settings: Mapping[str, Any], known: _Class) -> Step:
     size, resample = settings["size"], settings.get("resample", known.resample)
     if not isinstance(resample, int) or resample not in range(_FILTERS):
         raise ValueError(f"resample={str(resample)[:20]}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OptionError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.runtime.alternatives import with_optimum
+from optimum_htp.runtime.rejections import with_optimum
 from optimum_htp.runtime.sessions import Part, SessionSettings
 from optimum_htp.runtime.sources import Source, find_source
 
@@ -29,14 +29,14 @@ __all__ = ["GENERATING", "TASKS", "Model", "load"]
 TASKS: Final[Mapping[str, str]] = {
     "feature-extraction": "embedding:features",
     "fill-mask": "fill_mask:fill_mask",
-    "image-classification": "image_classification:classify_images",
+    "image-classification": "classification:classify_images",
     "question-answering": "question_answering:answer",
     "sentence-similarity": "embedding:similarities",
-    "text-classification": "text_classification:classify",
+    "text-classification": "classification:classify",
     "text-generation": "text_generation:complete",
     "text2text-generation": "text_generation:transform",
     "token-classification": "token_classification:classify_tokens",
-    "zero-shot-classification": "zero_shot:classify_zero_shot",
+    "zero-shot-classification": "classification:classify_zero_shot",
 }
 """The function of each task: its module in `optimum_htp.runtime.tasks`, and its name."""
 GENERATING: Final = ("text-generation", "text2text-generation")
@@ -171,9 +171,11 @@ class Model:
         """Return the result of transformers' pipeline for these arguments, as plain Python.
 
         Raises:
-            WrongTaskError: The task is not supported.
+            WrongTaskError: The task is not supported, or the file's outputs do not fit it.
             ArgumentError: An argument is invalid; `OptionError` for an unknown name.
             PreprocessorLoadError: The tokenizer or image processor cannot run without transformers.
+            ConfigLoadError: The config is missing, damaged, or has an unsupported setting.
+            InferenceError: ONNX Runtime fails.
         """
         name = self.source.name
         if self.task is None:

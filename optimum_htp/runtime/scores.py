@@ -25,22 +25,12 @@ def softmax(logits: NDArray[Any]) -> NDArray[Any]:
 
 
 def class_scores(logits: NDArray[Any], config: Mapping[str, Any], function: str | None = None) -> NDArray[Any]:
-    """Return the scores of classes.
+    """Return the scores of classes from logits of shape (class,).
 
-    Args:
-        logits: Logits of shape (classes,).
-        config: The model's config.
-        function: `softmax`, `sigmoid` or `none`; None for the function of the config's `problem_type`.
-
-    Raises:
-        ArgumentError: The function is unknown.
+    The function is `softmax`, `sigmoid` or `none`; None for the function of the config's `problem_type`.
     """
     logits = logits.astype(np.float32)
-    chosen = (
-        _function(config, len(labels_of(config)))
-        if function is None
-        else str(getattr(function, "value", function)).lower()
-    )
+    chosen = _function(config) if function is None else str(getattr(function, "value", function)).lower()
     if chosen == "softmax":
         return softmax(logits)
     if chosen == "sigmoid":
@@ -51,7 +41,8 @@ def class_scores(logits: NDArray[Any], config: Mapping[str, Any], function: str 
     raise ArgumentError(f"function_to_apply={function!r} is unknown; use softmax, sigmoid or none.")
 
 
-def _function(config: Mapping[str, Any], count: int) -> str:
+def _function(config: Mapping[str, Any]) -> str:
+    count = len(labels_of(config))
     problem = config.get("problem_type")
     if problem == "regression":
         return "none"
@@ -61,11 +52,7 @@ def _function(config: Mapping[str, Any], count: int) -> str:
 
 
 def labels_of(config: Mapping[str, Any]) -> dict[int, Any]:
-    """Return the labels of a model's classes, by index. Without labels there are two, as in transformers.
-
-    Raises:
-        ConfigLoadError: The config has invalid labels.
-    """
+    """Return the labels of a model's classes, by index. Without labels there are two, as in transformers."""
     named = config.get("id2label")
     if isinstance(named, Mapping) and named:
         try:
@@ -81,11 +68,7 @@ def labels_of(config: Mapping[str, Any]) -> dict[int, Any]:
 
 
 def label_of(labels: Mapping[int, Any], index: int) -> Any:
-    """Return the label of a class.
-
-    Raises:
-        ConfigLoadError: The config has no label for it.
-    """
+    """Return the label of a class."""
     if index not in labels:
         raise ConfigLoadError(f"The model has a class {index}, but id2label of its config has no label for it.")
     return labels[index]

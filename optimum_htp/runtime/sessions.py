@@ -34,17 +34,11 @@ _DTYPES: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """Settings of ONNX Runtime sessions.
+    """Settings of ONNX Runtime sessions, as in `load`."""
 
-    Attributes:
-        providers: Execution providers.
-        provider_options: Their options.
-        session_options: Session options.
-    """
-
-    providers: Sequence[Any] = ("CPUExecutionProvider",)
-    provider_options: Any = None
-    session_options: onnxruntime.SessionOptions | None = None
+    providers: Sequence[Any]
+    provider_options: Any
+    session_options: onnxruntime.SessionOptions | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,6 @@ class Tensor:
     """An input or output of a model.
 
     Attributes:
-        name: Its name.
         dtype: Its numpy type; None if numpy has no such type.
         shape: The size of each axis, or the name of a variable size.
     """
@@ -64,10 +57,6 @@ class Tensor:
 
 class Part:
     """The session of one ONNX file. Several threads can call it at the same time.
-
-    Args:
-        path: The file.
-        settings: Settings of the session.
 
     Raises:
         InvalidOnnxFileError: ONNX Runtime cannot load the file.
@@ -107,30 +96,21 @@ class Part:
 
 
 def output_of(outputs: Arrays, name: str, axes: Sequence[int | None], path: Path) -> NDArray[Any]:
-    """Return an output after a check of its shape. No axis is empty.
-
-    Args:
-        outputs: The outputs of a file.
-        name: The output.
-        axes: The size of each axis; None for any size.
-        path: The file.
+    """Return an output of a file after a check of its shape: the size of each axis; None for any size except 0.
 
     Raises:
         WrongTaskError: The output is missing, has another shape, or has no floating-point numbers.
     """
     array = outputs.get(name)
-    if array is None or not _fits(array, axes):
+    if (
+        array is None
+        or array.dtype.kind != "f"
+        or array.ndim != len(axes)
+        or not all(size > 0 and wanted in (None, size) for size, wanted in zip(array.shape, axes, strict=True))
+    ):
         what = f"no output {name}" if array is None else f"{name} of type {array.dtype} and shape {array.shape}"
         raise WrongTaskError(f"{path} returns {what}, which does not fit the task. Use run(...).")
     return array
-
-
-def _fits(array: NDArray[Any], axes: Sequence[int | None]) -> bool:
-    return (
-        array.dtype.kind == "f"
-        and array.ndim == len(axes)
-        and all(size > 0 and wanted in (None, size) for size, wanted in zip(array.shape, axes, strict=True))
-    )
 
 
 def _tensor(value: Any) -> Tensor:

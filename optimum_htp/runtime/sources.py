@@ -36,7 +36,7 @@ class Source:
         record: The record of this file.
         carrier: The file, as input of `resolve.config_folder.find`.
         access: How to reach the Hub.
-        revision: Overrides the recorded commit.
+        revision: Overrides the recorded commit of the configs.
     """
 
     path: Path
@@ -54,10 +54,6 @@ class Source:
         """Return the sessions of the model's ONNX files, by their recorded names.
 
         A merged decoder replaces the other decoders.
-
-        Raises:
-            MissingSiblingError: A file is missing.
-            InvalidOnnxFileError: ONNX Runtime cannot load a file.
         """
 
         def search(watch: Watch) -> dict[str, Part]:
@@ -92,15 +88,9 @@ class Source:
         return self.json(GENERATION_CONFIG, dict, "GenerationConfig") or {}
 
     def json(self, name: str, kind: type[_Kind], what: str | None = None) -> _Kind | None:
-        """Return the content of an optional JSON file.
+        """Return the content of an optional JSON file; None if it is missing, or not of this kind.
 
-        Args:
-            name: The file.
-            kind: `dict` or `list`.
-            what: As in `find`; None for a file of sentence_transformers.
-
-        Returns:
-            None if the model has no such file, or if its content is of another kind.
+        `what` is as in `find`; None for a file of sentence_transformers.
         """
         content = self._read(what or name, name, needed=False)
         found = json_or_none(content) if content is not None else None
@@ -114,11 +104,7 @@ class Source:
         return path.read_bytes() if path is not None and path.is_file() else None
 
     def files(self, what: str) -> Mapping[str, bytes]:
-        """Return the contents of a preprocessor's files, by name.
-
-        Args:
-            what: The Auto class of the preprocessor.
-        """
+        """Return the contents of the files of the preprocessor with the Auto class `what`, by name."""
         place = find(self.carrier, what, self.access, self.revision)
         if isinstance(place, EmbeddedFiles):
             return self._embedded(place)
@@ -153,20 +139,9 @@ def _is_merged(name: str) -> bool:
 def find_source(
     source: str | os.PathLike[str], access: HubAccess, revision: str | None, options: Mapping[str, str | None]
 ) -> Source:
-    """Find a model; download its ONNX files if they are on a Hub.
+    """Find a model with the arguments of `load`; download its ONNX files if they are on a Hub.
 
-    Args:
-        source: The file, its folder, a repo id, or a Hub URL.
-        access: How to reach the Hub.
-        revision: Revision of the repo, or of the configs of a local file.
-        options: `subfolder` and `file_name`, as in `from_pretrained`.
-
-    Raises:
-        ArgumentError: An option is given in addition to a file.
-        OnnxFileNotFoundError: There is no such file.
-        ConfigLoadError: The file has no record.
-        WrongTaskError: The file contains one module of a model.
-        HFHubIntegrationError: The download failed; the subclass gives the reason.
+    The options are `subfolder` and `file_name`.
     """
     text = os.fspath(source)
     path, folder = Path(text).expanduser(), None

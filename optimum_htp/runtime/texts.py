@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimum_htp.errors import ArgumentError, InferenceError, WrongTaskError
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 from optimum_htp.runtime.sessions import output_of
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ class Run:
     """The outputs of a model for one encoding.
 
     Attributes:
-        encoding: The encoding.
         outputs: The outputs without batch axis, with padding.
-        path: The model's file.
         offset: Index of the first token: the length of the padding on the left.
     """
 
@@ -44,19 +42,11 @@ class Run:
     offset: int = 0
 
     def classes(self, name: str) -> NDArray[Any]:
-        """Return an output of the whole text, of shape (class,).
-
-        Raises:
-            WrongTaskError: The output is missing or has another shape.
-        """
+        """Return an output of the whole text, of shape (class,)."""
         return output_of(self.outputs, name, (None,), self.path)
 
     def tokens(self, name: str, axes: int = 2) -> NDArray[Any]:
-        """Return an output per token, of shape (token, ...) with `axes` axes, without padding.
-
-        Raises:
-            WrongTaskError: The output is missing or has another shape.
-        """
+        """Return an output per token, of shape (token, ...) with `axes` axes, without padding."""
         length = self.offset + len(self.encoding) if self.offset else None
         found = output_of(self.outputs, name, (length, *(None,) * (axes - 1)), self.path)
         if len(found) < len(self.encoding):
@@ -67,11 +57,7 @@ class Run:
 
 
 def truncation_of(value: Any, max_length: int | None = None) -> Truncation | None:
-    """Return the strategy of `truncation=`. As in transformers, `max_length` alone truncates too.
-
-    Raises:
-        ArgumentError: The strategy is unknown.
-    """
+    """Return the strategy of `truncation=`. As in transformers, `max_length` alone truncates too."""
     if value is True or (value is None and max_length is not None):
         return "longest_first"
     if value in (None, False, "do_not_truncate"):
@@ -95,11 +81,7 @@ def results(found: list[Any], is_list: bool) -> Any:
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    """Yield the items in lists of at most `size`.
-
-    Raises:
-        ArgumentError: `size` is not a positive integer.
-    """
+    """Yield the items in lists of at most `size`."""
     check_number("batch_size", size, 1)
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
@@ -109,22 +91,14 @@ def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
 def feeds(part: Part, arrays: Arrays) -> dict[str, NDArray[Any]]:
     """Return the inputs of a model. Adds the default masks and token types, as Optimum does."""
     given = {name: array for name, array in arrays.items() if name in part.inputs}
-    ids = arrays["input_ids"]
-    if "attention_mask" in part.inputs and "attention_mask" not in given:
-        given["attention_mask"] = np.ones_like(ids)
-    if "token_type_ids" in part.inputs and "token_type_ids" not in given:
-        given["token_type_ids"] = np.zeros_like(ids)
+    for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
+        if name in part.inputs and name not in given:
+            given[name] = np.full_like(arrays["input_ids"], value)
     return given
 
 
 def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int) -> Iterator[Run]:
-    """Yield the outputs of a model for each encoding.
-
-    Raises:
-        ArgumentError: A text has too many tokens, or the batch size is invalid.
-        PreprocessorLoadError: The texts differ in length, and the tokenizer has no padding token.
-        InferenceError: ONNX Runtime fails.
-    """
+    """Yield the outputs of a model for each encoding."""
     tokenizer, part = model.tokenizer, model.part
     for batch in batches(encodings, batch_size):
         arrays = tokenizer.arrays(batch)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from optimum_htp.errors import ArgumentError, PreprocessorLoadError
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 
 if TYPE_CHECKING:
     import tokenizers
@@ -22,8 +22,11 @@ Truncation = Literal["longest_first", "only_first", "only_second"]
 Text = str | tuple[str, str]
 
 # As `PreTrainedTokenizerBase.clean_up_tokenization` of transformers.
-_CLEAN: Final = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")
-_CLEAN_QUOTE: Final = " ' "
+_CLEANED: Final = (
+    *((spaced, spaced[1:]) for spaced in (" .", " ?", " !", " ,")),
+    (" ' ", "'"),
+    *((spaced, spaced[1:]) for spaced in (" n't", " 'm", " 's", " 've", " 're")),
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,6 @@ class Tokenizer:
         special: The existing special tokens, by their names (`pad_token`).
         ids: Their ids, by the same names.
         input_names: The model inputs that it returns.
-        padding_side: `right` or `left`.
-        truncation_side: `right` or `left`.
         longest: Token limit of the model; None for no limit.
         cleans_up: Whether decoded texts are cleaned up.
         chat_template: The chat templates, by name; `default` is the usual one.
@@ -49,7 +50,7 @@ class Tokenizer:
     ids: Mapping[str, int]
     input_names: tuple[str, ...]
     padding_side: Literal["right", "left"]
-    truncation_side: str
+    truncation_side: Literal["right", "left"]
     longest: int | None
     cleans_up: bool
     chat_template: Mapping[str, str]
@@ -86,12 +87,7 @@ class Tokenizer:
         with self.lock:
             if truncation is None or limit is None:
                 return self._encoded(texts, None, add_special_tokens)
-            wanted = {
-                "max_length": limit,
-                "stride": stride,
-                "strategy": truncation,
-                "direction": self.truncation_side,
-            }
+            wanted = {"max_length": limit, "stride": stride, "strategy": truncation, "direction": self.truncation_side}
             room = self._room(texts, limit, truncation, add_special_tokens) if stride else limit
             if stride and stride >= room:  # `tokenizers` panics if it has to truncate
                 whole = self._encoded(texts, None, add_special_tokens)
@@ -127,9 +123,7 @@ class Tokenizer:
         added = self.backend.num_special_tokens_to_add(bool(kept)) if add_special_tokens else 0
         return limit - added - used
 
-    def arrays(
-        self, encodings: Sequence[tokenizers.Encoding], side: str | None = None
-    ) -> dict[str, NDArray[np.int64]]:
+    def arrays(self, encodings: Sequence[tokenizers.Encoding]) -> dict[str, NDArray[np.int64]]:
         """Return the model inputs of encodings, padded to the longest: integers of shape (encoding, token).
 
         Raises:
@@ -151,7 +145,7 @@ class Tokenizer:
             rows, filler = columns[name]
             array = np.full((len(rows), length), filler, dtype=np.int64)
             for row, values in zip(array, rows, strict=True):
-                if (side or self.padding_side) == "left":
+                if self.padding_side == "left":
                     row[length - len(values) :] = values
                 else:
                     row[: len(values)] = values
@@ -170,11 +164,7 @@ class Tokenizer:
 
 
 def _check_text(text: object) -> None:
-    """Check that a text is a string without lone UTF-16 surrogates, which `tokenizers` does not support.
-
-    Raises:
-        ArgumentError: It is not.
-    """
+    """Check that a text is a string without lone UTF-16 surrogates, which `tokenizers` does not support."""
     if not isinstance(text, str):
         raise ArgumentError(f"An input must be a text, not {type(text).__name__}.")
     try:
@@ -184,9 +174,6 @@ def _check_text(text: object) -> None:
 
 
 def _cleaned(text: str) -> str:
-    for spaced in _CLEAN[:4]:
-        text = text.replace(spaced, spaced[1:])
-    text = text.replace(_CLEAN_QUOTE, "'")
-    for spaced in _CLEAN[4:]:
-        text = text.replace(spaced, spaced[1:])
+    for spaced, closed in _CLEANED:
+        text = text.replace(spaced, closed)
     return text

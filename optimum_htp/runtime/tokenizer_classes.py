@@ -3,16 +3,28 @@
 A class defines special tokens, the padding side and the input names, and writes settings of `tokenizer_config.json`
 into the tokenizer. The table contains the fast classes of transformers 4.57 that do only this; a test checks it
 against the installed classes. Tokenizers of other classes are rejected, because they can behave in any way.
+
+`wrong_setting` checks the types of the settings in `tokenizer_config.json` that this package uses. With other types
+transformers fails or misreads the setting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["CLASSES", "CLASS_OF_MODEL_TYPE", "Rule", "TokenizerClass", "base_name"]
+__all__ = [
+    "CLASSES",
+    "CLASS_OF_MODEL_TYPE",
+    "LONGEST",
+    "SPECIAL_TOKENS",
+    "Rule",
+    "TokenizerClass",
+    "base_name",
+    "wrong_setting",
+]
 
 
 class Rule(Enum):
@@ -71,10 +83,9 @@ class TokenizerClass:
         rule: The settings that it writes into its tokenizer.
         types: Whether it returns `token_type_ids`.
         masks: Whether it returns `attention_mask`.
-        padding_side: `right` or `left`.
         prefix_space: Default of `add_prefix_space`.
         wide_mask: Whether its mask token includes the space before it.
-        defaults: Defaults of the settings of its rule.
+        adds_bos: Default of `add_bos_token`; the one of `add_eos_token` is False.
         model_types: The `model_type` values for which AutoTokenizer uses it.
     """
 
@@ -85,7 +96,7 @@ class TokenizerClass:
     padding_side: str = "right"
     prefix_space: bool = False
     wide_mask: bool = False
-    defaults: Mapping[str, bool] = ()  # type: ignore[assignment]
+    adds_bos: bool = False
     model_types: tuple[str, ...] = ()
 
 
@@ -102,9 +113,8 @@ def _like_gpt2(*model_types: str, **special: str) -> TokenizerClass:
 
 
 def _like_llama(*model_types: str, side: str = "left", bos: bool = True, **special: str) -> TokenizerClass:
-    defaults = {"add_bos_token": bos, "add_eos_token": False}
     return TokenizerClass(
-        {**_SPECIAL["llama"], **special}, Rule.TEMPLATE, padding_side=side, defaults=defaults, model_types=model_types
+        {**_SPECIAL["llama"], **special}, Rule.TEMPLATE, padding_side=side, adds_bos=bos, model_types=model_types
     )
 
 
@@ -201,3 +211,56 @@ CLASS_OF_MODEL_TYPE: Final[Mapping[str, str]] = {
 def base_name(class_name: str) -> str:
     """Return the name of a class without `Fast` and `Tokenizer`, as in `CLASSES`."""
     return class_name.removesuffix("Fast").removesuffix("Tokenizer")
+
+
+LONGEST: Final = 10**20
+"""Tokens. For transformers, larger values mean no limit."""
+SPECIAL_TOKENS: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS: Final = ("lstrip", "rstrip", "normalized", "single_word", "special")
+
+
+def _is_token(value: Any) -> bool:
+    """Whether a value is a token: a text, or an object with text and flags."""
+    if isinstance(value, dict):
+        return isinstance(value.get("content"), str) and all(isinstance(value.get(one, True), bool) for one in _FLAGS)
+    return isinstance(value, str)
+
+
+def _are_added(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        key.isdecimal() and len(key) < 10 and isinstance(token, dict) and _is_token(token)
+        for key, token in value.items()
+    )
+
+
+def _is_length(value: Any) -> bool:
+    return value >= 0 if isinstance(value, int) else isinstance(value, float) and value >= LONGEST
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(SPECIAL_TOKENS, _is_token),
+    **dict.fromkeys(
+        (
+            *("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "do_lower_case"),
+            *("from_slow", "strip_accents", "tokenize_chinese_chars", "trim_offsets"),
+        ),
+        lambda value: isinstance(value, bool),
+    ),
+    **dict.fromkeys(("padding_side", "truncation_side"), lambda value: value in ("", "right", "left")),
+    "added_tokens_decoder": _are_added,
+    "additional_special_tokens": lambda value: isinstance(value, list) and all(map(_is_token, value)),
+    "extra_special_tokens": lambda value: (
+        isinstance(value, (dict, list)) and all(map(_is_token, value.values() if isinstance(value, dict) else value))
+    ),
+    "model_input_names": lambda value: isinstance(value, list) and "input_ids" in value,
+    "model_max_length": _is_length,
+}
+
+
+def wrong_setting(settings: Mapping[str, Any]) -> str | None:
+    """Return the name of the first setting with a value of a wrong type; None without one."""
+    for name, is_right in _CHECKS.items():
+        is_unset = settings.get(name) is None and name != "added_tokens_decoder"  # transformers fails for this null
+        if name in settings and not is_unset and not is_right(settings[name]):
+            return name
+    return None

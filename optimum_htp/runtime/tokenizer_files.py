@@ -18,10 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.libraries.names import PREPROCESSOR_CONFIGS, TOKENIZER
 from optimum_htp.parsing import json_or_none, parse_json
-from optimum_htp.runtime.alternatives import unsupported_preprocessor
+from optimum_htp.runtime.rejections import unsupported_preprocessor
 from optimum_htp.runtime.tokenizer import Tokenizer
-from optimum_htp.runtime.tokenizer_classes import CLASS_OF_MODEL_TYPE, CLASSES, Rule, TokenizerClass, base_name
-from optimum_htp.runtime.tokenizer_settings import LONGEST, SPECIAL_TOKENS, wrong_setting
+from optimum_htp.runtime.tokenizer_classes import (
+    CLASS_OF_MODEL_TYPE,
+    CLASSES,
+    LONGEST,
+    SPECIAL_TOKENS,
+    Rule,
+    TokenizerClass,
+    base_name,
+    wrong_setting,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -33,12 +41,7 @@ _unsupported: Final = partial(unsupported_preprocessor, "tokenizer")
 
 
 def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: str) -> Tokenizer:
-    """Return the tokenizer of a model.
-
-    Args:
-        files: The contents of its preprocessor files, by name.
-        config: The model's config.
-        name: The model's file, for messages.
+    """Return the tokenizer of a model from the contents of its preprocessor files and its config.
 
     Raises:
         PreprocessorLoadError: The files are damaged, or only transformers supports this tokenizer.
@@ -210,10 +213,11 @@ def _apply(
         wanted = {"add_prefix_space": prefix_space, "trim_offsets": bool(settings.get("trim_offsets", True))}
         backend.post_processor = _with_settings(processors, backend.post_processor, wanted)
     elif known.rule is Rule.TEMPLATE:
-        parts = {
-            one: bool(settings.get(f"add_{one}_token", known.defaults[f"add_{one}_token"])) for one in ("bos", "eos")
+        tokens = {
+            one: special[f"{one}_token"]
+            for one, default in (("bos", known.adds_bos), ("eos", False))
+            if settings.get(f"add_{one}_token", default)
         }
-        tokens = {one: special[f"{one}_token"] for one, is_added in parts.items() if is_added}
 
         def around(text: str, index: int) -> str:
             before = f"{tokens['bos']}:{index} " if "bos" in tokens else ""

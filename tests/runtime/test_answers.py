@@ -45,6 +45,7 @@ CALLS = {
         ("the [MASK] sat", {"top_k": None}),
     ],
     "question-answering": [
+        ([], {}),
         (None, {"question": "who sat?", "context": TEXT}),
         (None, {"question": "who sat?", "context": TEXT, "align_to_words": None, "top_k": None}),
         (None, {"question": "who?", "context": "the cat", "max_seq_len": 20, "doc_stride": 18}),

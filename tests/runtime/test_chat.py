@@ -43,6 +43,12 @@ TEMPLATES = [
     "{{ strftime_now('%Y')[:2] }}",
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
     "{% else %}{{ m.content }}{% endif %}{% endfor %}",
+    "{{ messages | tojson(ensure_ascii=true) }}{{ 'é' | tojson(true, 2) }}{{ {'b': 1, 'a': 2} | tojson(sort_keys=true,"
+    " separators=(',', ':')) }}",
+    "{% set text = messages[1].content ~ '\n\n' ~ messages[0].content %}{{ text | indent }}{{ text | indent(2) }}"
+    "{{ text | indent(width=3, first=true, blank=true) }}{{ text | indent('> ') }}",
+    "{{ ', '.join(messages | map(attribute='role')) }}{{ messages | join(', ', attribute='role') }}{{ 'ab' | join('-')"
+    " }}{{ [messages[0].content, [1, 'a']] | string | upper | e }}{{ messages[0] | length }}",
 ]
 
 
@@ -80,9 +86,25 @@ ATTACKS = {
     "placeholder text": "{{ lipsum(n=10**7, html=false)[:9] }}",
     "replaced": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
     "replaced by a filter": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
+    "replaced by name": "{{ ('a' * 99999) | replace(new='b' * 99999, old='a') }}",
+    "joined by name": "{{ range(9999) | list | join(attribute='x', d='a' * 9999) }}",
+    "summed": "{{ ([['a'] * 99999] * 99999) | sum(start=[]) | length }}",
     "joined": "{{ range(99999) | list | join('a' * 99999) }}",
     "joined by a method": "{{ ('a' * 99999).join(['b'] * 99999) }}",
+    "joined characters": "{{ ('a' * 99999) | join('a' * 99999) }}",
+    "joined results of a filter": "{{ range(9999) | map('string') | join('a' * 9999) }}",
+    "joined results by a method": "{{ ('a' * 9999).join(range(9999) | map('string')) }}",
     "indented": "{{ 'a\\nb' | indent(10**10) }}",
+    "indented lines": "{{ ('a\\n' * 99999) | indent(4000) }}",
+    "indented by a text": "{{ ('a\\n' * 99999) | indent('a' * 4000) }}",
+    "indented JSON": "{{ [1] | tojson(indent=10**10) }}",
+    "many references to a text": "{{ ['a' * 99999] * 99999 }}",
+    "many references, by a filter": "{{ (['a' * 99999] * 99999) | string | length }}",
+    "many references, as JSON": "{{ (['a' * 99999] * 99999) | tojson | length }}",
+    "many references, joined": "{{ ([['a' * 99999]] * 99999) | join | length }}",
+    "many references, by ~": "{{ ((['a' * 99999] * 99999) ~ '') | length }}",
+    "doubling nested lists": "{% set n = namespace(s=[1]) %}{% for a in range(60) %}{% set n.s = [n.s, n.s] %}"
+    "{% endfor %}{{ n.s }}",
     "deep": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ raise_exception.__globals__['os'] }}",

@@ -12,8 +12,7 @@ import pytest
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ArgumentError, ConfigLoadError, OptionError, PreprocessorLoadError
 from optimum_htp.runtime import load
-from optimum_htp.runtime.generation.logits import warped
-from optimum_htp.runtime.generation.search import generate
+from optimum_htp.runtime.generation.search import generate, warped
 from optimum_htp.runtime.generation.settings import GenerationSettings
 from optimum_htp.runtime.scores import softmax
 from tests.support.answers import assert_equal_answers

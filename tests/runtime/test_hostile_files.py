@@ -22,8 +22,8 @@ from optimum_htp.errors import (
 from optimum_htp.runtime import load
 from optimum_htp.runtime.images import load_image_processor
 from optimum_htp.runtime.scores import class_scores, labels_of, ranked
+from optimum_htp.runtime.tokenizer_classes import wrong_setting
 from optimum_htp.runtime.tokenizer_files import load_tokenizer
-from optimum_htp.runtime.tokenizer_settings import wrong_setting
 
 IMAGE = Image.new("RGB", (40, 30))
 

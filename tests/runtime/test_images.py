@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from inspect import signature
 
@@ -94,7 +95,12 @@ def test_image_can_be_a_path_or_its_content(tmp_path):
     expected = processor(IMAGES[0])
     assert np.array_equal(processor(tmp_path / "image.png"), expected)
     assert np.array_equal(processor(str(tmp_path / "image.png")), expected)
-    assert np.array_equal(processor((tmp_path / "image.png").read_bytes()), expected)
+    content = (tmp_path / "image.png").read_bytes()
+    assert np.array_equal(processor(content), expected)
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    assert np.array_equal(processor(url), processor(transformers.image_utils.load_image(url)))
+    with pytest.raises(ArgumentError, match="cannot be read"):
+        processor("data:image/png;base64,a")
 
 
 def test_image_is_rotated_by_its_exif_orientation(tmp_path):

@@ -24,10 +24,10 @@ from typing import Final
 from optimum_htp.errors import MissingDependencyError, OptimumHTPError
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, WEIGHTS
 from optimum_htp.parsing import json_or_none
-from optimum_htp.runtime.alternatives import WITH_OPTIMUM
 from optimum_htp.runtime.generation.settings import settings_of
 from optimum_htp.runtime.images import load_image_processor
 from optimum_htp.runtime.model import GENERATING, TASKS
+from optimum_htp.runtime.rejections import WITH_OPTIMUM
 from optimum_htp.runtime.tokenizer_files import load_tokenizer
 
 __all__ = ["ARCHIVE", "archive", "are_pinned", "distributions", "is_archive", "pinned", "reason_against"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from optimum_htp.errors import InferenceError, WrongTaskError
-from optimum_htp.runtime.alternatives import with_optimum
+from optimum_htp.runtime.rejections import with_optimum
 from optimum_htp.runtime.sessions import output_of
 
 if TYPE_CHECKING:
@@ -32,13 +32,9 @@ class Decoder(Protocol):
     """The decoder of one generation."""
 
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the scores of the next token.
+        """Return the scores of the next token after tokens of shape (row, token).
 
-        Args:
-            tokens: All previous tokens, of shape (row, token).
-
-        Returns:
-            An array of shape (row, vocabulary). The caller can modify it.
+        The result has the shape (row, vocabulary). The caller can modify it.
         """
         ...
 
@@ -56,11 +52,7 @@ class _Cache:
         self.kept: dict[str, NDArray[Any]] = {}
 
     def empty(self, rows: int, length: int) -> dict[str, NDArray[Any]]:
-        """Return a cache of zeros for `length` tokens.
-
-        Raises:
-            WrongTaskError: An axis of the cache is neither a size, nor a batch, nor a length.
-        """
+        """Return a cache of zeros for `length` tokens."""
         return {name: np.zeros(self._shape(name, rows, length), self.part.inputs[name].dtype) for name in self.names}
 
     def _shape(self, name: str, rows: int, length: int) -> tuple[int, ...]:
@@ -74,11 +66,14 @@ class _Cache:
             elif isinstance(size, str) and "length" in size:
                 sizes.append(length)
             else:
-                raise WrongTaskError(
-                    f"{self.part.path} has the cache {name} of the unsupported shape {tensor.shape}. "
-                    f"{with_optimum(str(self.part.path))}"
-                )
+                raise self._unsupported(name, tensor.shape)
         return tuple(sizes)
+
+    def _unsupported(self, name: str, shape: tuple[Any, ...]) -> WrongTaskError:
+        return WrongTaskError(
+            f"{self.part.path} has the cache {name} of the unsupported shape {shape}. "
+            f"{with_optimum(str(self.part.path))}"
+        )
 
     def keep(self, outputs: Mapping[str, NDArray[Any]], *, only: str = "") -> None:
         """Store the cache outputs of a decoder; with `only`, those whose name contains it."""
@@ -89,19 +84,12 @@ class _Cache:
     def reorder(self, rows: NDArray[np.int64]) -> None:
         for name, array in self.kept.items():
             if array.shape[:1] != rows.shape:
-                raise WrongTaskError(
-                    f"{self.part.path} has the cache {name} of the unsupported shape {array.shape}. "
-                    f"{with_optimum(str(self.part.path))}"
-                )
+                raise self._unsupported(name, array.shape)
         self.kept = {name: array[rows] for name, array in self.kept.items()}
 
 
 class TextDecoder:
-    """A decoder without an encoder.
-
-    Args:
-        part: Its file.
-    """
+    """A decoder without an encoder."""
 
     def __init__(self, part: Part) -> None:
         self._part: Final = part
@@ -130,12 +118,7 @@ class TextDecoder:
 
 
 def _last(outputs: Mapping[str, NDArray[Any]], tokens: NDArray[np.int64], part: Part) -> NDArray[np.float32]:
-    """Return the scores after the last token.
-
-    Raises:
-        WrongTaskError: The file has no logits.
-        InferenceError: All scores of a row are NaN or infinite.
-    """
+    """Return the scores after the last token."""
     found = output_of(outputs, _LOGITS, (len(tokens), None, None), part.path)[:, -1].astype(np.float32)
     if not np.isfinite(found.max(axis=-1)).all():
         raise InferenceError(f"{part.path} returns NaN or infinite scores, so no token can be selected.")
@@ -148,7 +131,7 @@ class EncoderDecoder:
     Args:
         parts: The sessions of the model's files, by recorded name.
         states: The encoder's output, of shape (row, token, size).
-        mask: Its attention mask, of shape (row, token).
+        mask: The attention mask of this output, of shape (row, token).
     """
 
     def __init__(self, parts: Mapping[str, Part], states: NDArray[Any], mask: NDArray[np.int64]) -> None:
@@ -159,38 +142,31 @@ class EncoderDecoder:
                 f"The model has no decoder for the first token, only {', '.join(parts)}. Export it again."
             )
         self._first: Final = first
-        self._later: Final = next(
-            (part for name, part in decoders.items() if "with_past" in name or "merged" in name), None
-        )
-        self._cache: Final = _Cache(self._later) if self._later is not None else None
+        later = next((part for name, part in decoders.items() if "with_past" in name or "merged" in name), None)
+        self._cache: Final = _Cache(later) if later is not None else None
         self._states, self._mask = states, mask
 
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the scores of the next token; see `Decoder`."""
-        cache = self._cache
-        if cache is None or not cache.kept:
-            part = self._first
-            outputs = self._run(part, tokens, cache)
-            if cache is not None:
-                cache.keep(outputs)
-        else:
-            assert self._later is not None
-            part = self._later
-            outputs = self._run(part, tokens[:, -1:], cache)
+        cache, first = self._cache, self._first
+        if cache is not None and cache.kept:
+            outputs = self._run(cache.part, tokens[:, -1:], cache.kept)
             cache.keep(outputs, only=".decoder.")  # the keys and values of the encoder do not change
-        return _last(outputs, tokens, part)
+            return _last(outputs, tokens, cache.part)
+        past = cache.empty(len(tokens), 1) if cache is not None and cache.part is first else {}
+        outputs = self._run(first, tokens, past)
+        if cache is not None:
+            cache.keep(outputs)
+        return _last(outputs, tokens, first)
 
-    def _run(self, part: Part, tokens: NDArray[np.int64], cache: _Cache | None) -> dict[str, NDArray[Any]]:
-        feeds: dict[str, NDArray[Any]] = {
+    def _run(self, part: Part, tokens: NDArray[np.int64], past: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        feeds = {
             "input_ids": tokens,
             "encoder_hidden_states": self._states,
             "encoder_attention_mask": self._mask,
+            _SWITCH: np.array([self._cache is not None and bool(self._cache.kept)]),
+            **past,
         }
-        has_past = any(name.startswith(_PAST) for name in part.inputs)
-        if has_past and cache is not None:
-            feeds |= cache.kept or cache.empty(len(tokens), 1)
-        if _SWITCH in part.inputs:
-            feeds[_SWITCH] = np.array([cache is not None and bool(cache.kept)])
         return part.run({name: array for name, array in feeds.items() if name in part.inputs})
 
     def reorder(self, rows: NDArray[np.int64]) -> None:

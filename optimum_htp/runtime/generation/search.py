@@ -1,13 +1,13 @@
-"""The searches of transformers: greedy, sampling and beam search."""
+"""The searches of transformers (greedy, sampling and beam search), and its logits processors in their order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.runtime.generation.logits import log_softmax, processed, warped
+from optimum_htp.errors import ArgumentError
 from optimum_htp.runtime.scores import softmax
 
 if TYPE_CHECKING:
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from optimum_htp.runtime.generation.decoders import Decoder
     from optimum_htp.runtime.generation.settings import GenerationSettings
 
-__all__ = ["Stop", "generate"]
+__all__ = ["Stop", "generate", "warped"]
 
 Stop = Callable[["NDArray[np.int64]"], bool]
 """Returns whether a text of these tokens, of shape (token,), ends for another reason than an end token."""
 
 _WORST: Final = np.float32(-1.0e9)
+_NEVER: Final = -np.inf
 
 
 def generate(
@@ -31,17 +32,10 @@ def generate(
     stop: Stop,
     seen: Callable[[int], None] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the tokens of generated texts, including the start.
+    """Return the tokens of generated texts, of shape (text, token), padded after the end of a text.
 
-    Args:
-        decoder: Computes the scores.
-        start: The first tokens of each text, of shape (1, token).
-        settings: The generation settings.
-        stop: Further stopping criterion.
-        seen: Called with each new token of the first text; not in a beam search.
-
-    Returns:
-        An array of shape (text, token), padded after the end of a text.
+    They include the start, of shape (1, token). `seen` is called with each new token of the first text, but not in a
+    beam search.
     """
     if settings.num_beams > 1:
         return _by_beams(decoder, start, settings, stop)
@@ -60,7 +54,7 @@ def _one_by_one(
     random, going = np.random.default_rng(settings.seed), np.ones(rows, dtype=bool)
     limit, ends = settings.limit(prompt), settings.ends
     while going.any() and tokens.shape[1] < limit:
-        scores = processed(decoder.logits(tokens), tokens, prompt, settings)
+        scores = _processed(decoder.logits(tokens), tokens, prompt, settings)
         chosen = _sampled(softmax(warped(scores, settings)), random) if settings.do_sample else scores.argmax(axis=1)
         chosen = np.where(going, chosen, settings.padding)
         tokens = np.concatenate([tokens, chosen[:, None]], axis=1)
@@ -92,7 +86,7 @@ def _by_beams(
     improves = True
     while True:
         length = running.shape[1]
-        found = processed(log_softmax(decoder.logits(running)), running, prompt, settings) + scores[:, None]
+        found = _processed(_log_softmax(decoder.logits(running)), running, prompt, settings) + scores[:, None]
         best = _largest(found.ravel(), max(2, 1 + len(ends)) * beams)
         origins, values = best // found.shape[1], found.ravel()[best]
         candidates = np.concatenate([running[origins], (best % found.shape[1])[:, None]], axis=1)
@@ -128,3 +122,97 @@ def _may_improve(best: np.float32, done: list[Any], length: int, longest: int, s
         return True
     at = longest if settings.early_stopping == "never" and settings.length_penalty > 0 else length
     return bool(best / np.float32(at**settings.length_penalty) > done[-1][0])
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return the logarithm of the softmax over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    found: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return found
+
+
+def _processed(
+    scores: NDArray[np.float32], tokens: NDArray[np.int64], prompt: int, settings: GenerationSettings
+) -> NDArray[np.float32]:
+    """Apply the logits processors to scores of the next token, of shape (row, vocabulary), in place.
+
+    The previous tokens have the shape (row, token); the first `prompt` of them are the prompt.
+    """
+    length, limit = tokens.shape[1], settings.limit(prompt)
+    ends = _within(settings.ends, scores)
+    if settings.repetition_penalty != 1.0:
+        seen = np.take_along_axis(scores, tokens, axis=1)
+        changed = np.where(seen < 0, seen * settings.repetition_penalty, seen / settings.repetition_penalty)
+        np.put_along_axis(scores, tokens, changed.astype(scores.dtype), axis=1)
+    if settings.no_repeat_ngram_size:
+        for row, so_far in zip(scores, tokens.tolist(), strict=True):
+            row[_repeating(so_far, settings.no_repeat_ngram_size)] = _NEVER
+    for words in settings.bad_words_ids or ():
+        _forbid_word(scores, tokens, words, settings.ends)
+    if length < settings.least(prompt):
+        scores[:, ends] = _NEVER
+    if settings.forced_bos_token_id is not None and length == 1:
+        _force(scores, [settings.forced_bos_token_id])
+    if settings.forced_eos_token_id is not None and length == limit - 1:
+        forced = settings.forced_eos_token_id
+        _force(scores, [forced] if isinstance(forced, int) else list(forced))
+    if settings.suppress_tokens:
+        scores[:, _within(settings.suppress_tokens, scores)] = _NEVER
+    begins = prompt + (1 if settings.forced_bos_token_id is not None and prompt == 1 else 0)
+    if settings.begin_suppress_tokens and length == begins:
+        scores[:, _within(settings.begin_suppress_tokens, scores)] = _NEVER
+    return scores
+
+
+def warped(scores: NDArray[np.float32], settings: GenerationSettings) -> NDArray[np.float32]:
+    """Apply the warpers for sampling to scores of the next token, of shape (row, vocabulary), in place."""
+    if settings.temperature != 1.0:
+        scores /= np.float32(settings.temperature)
+    if settings.top_k:
+        count = min(settings.top_k, scores.shape[1])
+        scores[scores < np.partition(scores, -count, axis=1)[:, -count, None]] = _NEVER
+    if settings.top_p is not None and settings.top_p < 1.0:
+        order = np.argsort(scores, axis=1)
+        removed = softmax(np.take_along_axis(scores, order, axis=1)).cumsum(axis=1) <= 1 - settings.top_p
+        removed[:, -1] = False
+        mask = np.empty_like(removed)
+        np.put_along_axis(mask, order, removed, axis=1)
+        scores[mask] = _NEVER
+    if settings.min_p is not None:
+        probabilities = softmax(scores)
+        scores[probabilities < settings.min_p * probabilities.max(axis=1, keepdims=True)] = _NEVER
+    return scores
+
+
+def _within(tokens: Sequence[int], scores: Any) -> list[int]:
+    """Return the token ids that are in the vocabulary. Some configs use -1 for "none"."""
+    return [token for token in tokens if 0 <= token < scores.shape[1]]
+
+
+def _repeating(tokens: list[int], size: int) -> list[int]:
+    """Return the tokens that would repeat an n-gram of `size` tokens."""
+    start = tokens[len(tokens) - size + 1 :] if size > 1 else []
+    groups = (tokens[index : index + size] for index in range(len(tokens) - size + 1))
+    return [group[-1] for group in groups if group[:-1] == start]
+
+
+def _forbid_word(scores: Any, tokens: Any, word: Sequence[int], ends: tuple[int, ...]) -> None:
+    _require(word, scores, "bad_words_ids")
+    *start, last = word
+    if not start and last in ends:
+        return
+    if not start:
+        scores[:, last] = _NEVER
+    elif len(start) <= tokens.shape[1]:
+        scores[(tokens[:, -len(start) :] == start).all(axis=1), last] = _NEVER
+
+
+def _force(scores: Any, tokens: list[int]) -> None:
+    _require(tokens, scores, "forced token")
+    scores[:] = _NEVER
+    scores[:, tokens] = 0
+
+
+def _require(tokens: Sequence[int], scores: Any, what: str) -> None:
+    if len(_within(tokens, scores)) < len(tokens):
+        raise ArgumentError(f"{what}: {list(tokens)} is outside the vocabulary of {scores.shape[1]} tokens.")

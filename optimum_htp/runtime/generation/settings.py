@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, ConfigLoadError, OptionError
-from optimum_htp.runtime.alternatives import with_optimum
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number, with_optimum
 
 __all__ = ["GenerationSettings", "settings_of", "task_params"]
 
@@ -75,7 +74,7 @@ class GenerationSettings:
     pad_token_id: int | None = None
     decoder_start_token_id: int | None = None
     stop_strings: str | Sequence[str] | None = None
-    seed: int | None = field(default=None)
+    seed: int | None = None
     """Seed of numpy's random numbers. transformers uses PyTorch's."""
 
     @property
@@ -159,7 +158,7 @@ def settings_of(
         pipeline: Defaults of the pipeline.
         given: Arguments of the call.
         name: The model's file, for messages.
-        task: The task of the pipeline.
+        task: The task of the pipeline, for `task_specific_params` and messages.
 
     Raises:
         OptionError: An argument is unsupported.
@@ -186,7 +185,7 @@ def settings_of(
     if values.get("max_length", _DEFAULT_LENGTH) != _DEFAULT_LENGTH and "max_new_tokens" in pipeline:
         values.pop("max_new_tokens")
     values.update((key, value) for key, value in special.items() if key in _KNOWN)
-    values.update((key, value) for key, value in given.items() if key in _KNOWN)
+    values.update(given)
     if values.get("max_new_tokens") is None and values.get("max_length", _DEFAULT_LENGTH) == _DEFAULT_LENGTH:
         values["max_new_tokens"] = None if given.get("max_length") is not None else _DEFAULT_LENGTH
     return _checked(GenerationSettings(**values), with_optimum(name, task))
@@ -200,11 +199,7 @@ def task_params(model_config: Mapping[str, Any], task: str) -> Mapping[str, Any]
 
 
 def _checked(settings: GenerationSettings, alternative: str) -> GenerationSettings:
-    """Return the settings after checks.
-
-    Raises:
-        ArgumentError: A value is invalid, or two values contradict each other.
-    """
+    """Return the settings after checks."""
     for names, is_valid in _CHECKS.items():
         for key in names:
             value = getattr(settings, key)

@@ -1,1 +1,1 @@
-"""One module per pipeline of transformers, with the same options and results."""
+"""The pipelines of transformers, with the same options and results. `Model.__call__` lists their errors."""

@@ -15,7 +15,7 @@ import numpy as np
 from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError, WrongTaskError
 from optimum_htp.libraries.names import CONFIG, SENTENCE_MODULES, WEIGHTS
 from optimum_htp.parsing import is_inside
-from optimum_htp.runtime.alternatives import WITH_OPTIMUM
+from optimum_htp.runtime.rejections import WITH_OPTIMUM
 from optimum_htp.runtime.texts import Run, batches, listed, results, runs, truncation_of
 
 if TYPE_CHECKING:
@@ -41,16 +41,12 @@ def features(model: Model, inputs: Any, *, truncation: bool | str | None = None,
     """Return the first output of a model per token.
 
     Args:
-        model: The model.
         inputs: A text, or a list of texts.
         truncation: Whether, or how, texts are truncated to the token limit of the model.
         batch_size: Number of texts per run.
 
     Returns:
         For each text nested lists of shape (1, token, size).
-
-    Raises:
-        WrongTaskError: The output has no batch axis.
     """
     items, is_list = listed(inputs)
     encodings = model.tokenizer.encode(items, truncation=truncation_of(truncation))
@@ -67,16 +63,12 @@ def similarities(model: Model, source: str, sentences: str | Sequence[str], **op
     """Return the similarity of sentences to one sentence.
 
     Args:
-        model: The model.
         source: The sentence.
         sentences: A sentence to compare with, or a list of sentences.
         **options: Options of `encode`.
 
     Returns:
         A number for a sentence, a list of numbers for a list: the similarity function of the model (default: cosine).
-
-    Raises:
-        ConfigLoadError: The model names an unsupported similarity function.
     """
     items, is_list = listed(sentences)
     vectors = encode(model, [source, *items], **options)
@@ -108,7 +100,6 @@ def encode(
     """Return the embeddings of texts: the same as `SentenceTransformer.encode`.
 
     Args:
-        model: The model.
         texts: A text, or a list of texts.
         prompt: A prefix for each text.
         prompt_name: The name of a prompt of the model; None for its default prompt.
@@ -117,10 +108,6 @@ def encode(
 
     Returns:
         An array of shape (size,) for a text, (text, size) for a list.
-
-    Raises:
-        ConfigLoadError: It is not a sentence_transformers model, or has an unsupported module.
-        ArgumentError: The prompt is unknown, or an input is not a text.
     """
     items, is_list = listed(texts)
     before = _prompt(model, prompt, prompt_name)
@@ -194,11 +181,7 @@ def _modules(model: Model, has_prompt: bool) -> Callable[[Run], Any]:
 
 
 def _kind(model: Model, content: Any) -> tuple[str, str]:
-    """Return the class name and the folder of a module in the list.
-
-    Raises:
-        ConfigLoadError: Its class is not in sentence_transformers, or its folder is outside the model's folder.
-    """
+    """Return the class name and the folder of a module. Foreign classes and folders outside the model are rejected."""
     kind, path = (content.get("type"), content.get("path")) if isinstance(content, dict) else (None, None)
     if not isinstance(kind, str) or not kind.startswith(_OWN_MODULES):
         raise _unsupported(model, f"the module {kind}")

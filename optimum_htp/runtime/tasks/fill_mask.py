@@ -9,7 +9,7 @@ import numpy as np
 
 from optimum_htp.errors import ArgumentError, PreprocessorLoadError
 from optimum_htp.masking import get_logger
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 from optimum_htp.runtime.scores import softmax
 from optimum_htp.runtime.texts import Run, listed, runs, truncation_of
 
@@ -35,7 +35,6 @@ def fill_mask(
     """Return the best words for the masks of texts.
 
     Args:
-        model: The model.
         inputs: A text with the tokenizer's mask token, or a list of texts.
         top_k: Number of words; None for 5.
         targets: The words to choose from; None for the whole vocabulary.
@@ -45,10 +44,6 @@ def fill_mask(
     Returns:
         For each mask a list of `{"score": float, "token": int, "token_str": str, "sequence": str}`. A text with one
         mask has one list, a text with several masks a list of lists.
-
-    Raises:
-        ArgumentError: A text has no mask, or no target is in the vocabulary.
-        PreprocessorLoadError: The tokenizer has no mask token.
     """
     tokenizer, count = model.tokenizer, _COUNT if top_k is None else top_k
     check_number("top_k", count, 0)

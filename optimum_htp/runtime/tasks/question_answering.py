@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimum_htp.errors import ArgumentError
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 from optimum_htp.runtime.scores import softmax
 from optimum_htp.runtime.texts import Run, runs
 
@@ -43,7 +43,6 @@ def answer(
     """Return the spans of texts that answer questions.
 
     Args:
-        model: The model.
         inputs: `{"question": str, "context": str}`, or a list of these.
         question, context: The same as two arguments. Lists are paired; one context is used for all questions.
         top_k: Number of answers; None for 1.
@@ -56,9 +55,6 @@ def answer(
 
     Returns:
         For each question `{"score": float, "start": int, "end": int, "answer": str}`, or a list of these.
-
-    Raises:
-        ArgumentError: A question or a context is missing, or a number is too small.
     """
     for name, number in (("top_k", top_k), ("max_answer_len", max_answer_len), ("max_seq_len", max_seq_len)):
         check_number(name, number, 1)
@@ -69,17 +65,18 @@ def answer(
     stride = doc_stride if doc_stride is not None else min(longest // 2, _STRIDE)
     if stride > longest:
         raise ArgumentError(f"doc_stride={stride} must not be larger than max_seq_len={longest}.")
-    pairs = _pairs(inputs, question, context)
+    # The place of the context in the pair. Models that pad on the left have the question after the context.
+    own = 1 if model.tokenizer.padding_side == "right" else 0
     found = []
-    for one, text in pairs:
-        parts = _encodings(model, one, text, longest, stride)
+    for one, text in _pairs(inputs, question, context):
+        parts = _encodings(model, (one, text) if own else (text, one), own, longest, stride)
         answers: list[Answer] = []
         impossible = _IMPOSSIBLE
         for run in runs(model, parts, batch_size):
-            starts, ends, scores, null = _spans(model, run, top_k * 2 + 10 if aligned else top_k, longest_answer)
+            starts, ends, scores, null = _spans(model, run, own, top_k * 2 + 10 if aligned else top_k, longest_answer)
             impossible = min(impossible, null)
             for start, end, score in zip(starts, ends, scores, strict=True):
-                first, last = _characters(model, run.encoding, int(start), int(end), aligned)
+                first, last = _characters(run.encoding, own, int(start), int(end), aligned)
                 _add(answers, {"score": score.item(), "start": first, "end": last, "answer": text[first:last]})
         if handle_impossible_answer:
             answers.append({"score": impossible, "start": 0, "end": 0, "answer": ""})
@@ -101,33 +98,24 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
         if len(questions) != len(texts):
             raise ArgumentError(f"There are {len(questions)} questions and {len(texts)} contexts.")
         found = list(zip(questions, texts, strict=True))
-    if not found or not all(isinstance(text, str) and text for pair in found for text in pair):
+    if not all(isinstance(text, str) and text for pair in found for text in pair):
         raise ArgumentError(
             'Each input needs a text for the question and one for the context: {"question": ..., "context": ...}.'
         )
     return found
 
 
-def _encodings(model: Model, question: str, text: str, longest: int, stride: int) -> list[tokenizers.Encoding]:
-    """Return the parts of a text, each with the question and at most `longest` tokens."""
-    first = _is_question_first(model)
+def _encodings(model: Model, pair: tuple[str, str], own: int, longest: int, stride: int) -> list[tokenizers.Encoding]:
+    """Return the parts of a context, each with the question and at most `longest` tokens."""
     (encoding,) = model.tokenizer.encode(
-        [(question, text) if first else (text, question)],
-        truncation="only_second" if first else "only_first",
-        max_length=longest,
-        stride=stride,
+        [pair], truncation="only_second" if own else "only_first", max_length=longest, stride=stride
     )
     return [encoding, *encoding.overflowing]
 
 
-def _is_question_first(model: Model) -> bool:
-    """Whether the question comes before the context. Models that pad on the left have it after the context."""
-    return model.tokenizer.padding_side == "right"
-
-
-def _spans(model: Model, run: Run, count: int, longest: int) -> tuple[Any, Any, Any, float]:
+def _spans(model: Model, run: Run, own: int, count: int, longest: int) -> tuple[Any, Any, Any, float]:
     """Return the first tokens, the last tokens and the scores of the best spans, and the score of "no answer"."""
-    own, encoding = 1 if _is_question_first(model) else 0, run.encoding
+    encoding = run.encoding
     cls = model.tokenizer.ids.get("cls_token")
     is_text = np.array([index == own for index in encoding.sequence_ids])
     allowed = is_text | (np.array(encoding.ids) == cls) if cls is not None else is_text
@@ -152,9 +140,8 @@ def _spans(model: Model, run: Run, count: int, longest: int) -> tuple[Any, Any, 
     return starts, ends, scores[starts, ends], null
 
 
-def _characters(model: Model, encoding: tokenizers.Encoding, start: int, end: int, aligned: bool) -> tuple[int, int]:
+def _characters(encoding: tokenizers.Encoding, own: int, start: int, end: int, aligned: bool) -> tuple[int, int]:
     """Return the start and end of a span in the text, extended to whole words if `aligned`."""
-    own = 1 if _is_question_first(model) else 0
     first, last = encoding.token_to_word(start), encoding.token_to_word(end)
     if aligned and first is not None and last is not None:
         begins, ends = encoding.word_to_chars(first, own), encoding.word_to_chars(last, own)

@@ -47,7 +47,6 @@ def complete(
     """Return continuations of prompts.
 
     Args:
-        model: The model.
         inputs: A prompt, a chat as a list of `{"role": str, "content": str}`, or a list of either.
         return_full_text: Whether the result includes the prompt; None for yes.
         add_special_tokens: Whether the tokenizer adds special tokens to a text prompt; None for yes.
@@ -59,10 +58,6 @@ def complete(
 
     Returns:
         For each prompt a list of `{"generated_text": str}`. For a chat, the value is the chat with the answer.
-
-    Raises:
-        ArgumentError: An argument is out of range, or a chat is invalid.
-        PreprocessorLoadError: The model has no chat template.
     """
     is_chat = isinstance(inputs, (list, tuple)) and bool(inputs) and isinstance(inputs[0], Mapping)
     items, is_list = ([inputs], False) if is_chat else listed(inputs)
@@ -103,7 +98,6 @@ def transform(
     """Return the texts that an encoder-decoder model generates from texts.
 
     Args:
-        model: The model.
         inputs: A text, or a list of texts.
         truncation: Whether, or how, texts are truncated to the token limit of the model.
         stop_sequence: A text whose first token ends the result.
@@ -113,10 +107,6 @@ def transform(
     Returns:
         For a text a list of `{"generated_text": str}`. For a list of texts one object for each, or a list for each if
         `num_return_sequences` is greater than 1.
-
-    Raises:
-        ArgumentError: An argument is out of range.
-        WrongTaskError: The model has no encoder or no decoder file.
     """
     items, is_list = listed(inputs)
     stop = None if stop_sequence is None else _tokens_of(model, stop_sequence)[:1]
@@ -221,10 +211,11 @@ def _generated(
 ) -> list[list[int]]:
     if streamer is not None and (settings.num_beams > 1 or settings.num_return_sequences > 1):
         raise ArgumentError("A streamer needs a single text; use num_beams=1 and num_return_sequences=1.")
-    if settings.limit(start.shape[1]) <= start.shape[1]:
+    length = start.shape[1]
+    if settings.limit(length) <= length:
         raise ArgumentError(
-            f"The prompt has {start.shape[1]} tokens, but max_length is {settings.limit(start.shape[1])}. Use a "
-            "larger max_length, or max_new_tokens."
+            f"The prompt has {length} tokens, but max_length is {settings.limit(length)}. Use a larger max_length, or "
+            "max_new_tokens."
         )
     pieces = _Pieces(model.tokenizer, streamer) if streamer is not None else None
     stop = _stopping(model.tokenizer, settings)

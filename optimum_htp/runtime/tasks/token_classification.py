@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimum_htp.errors import ArgumentError, ConfigLoadError
-from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.rejections import check_number
 from optimum_htp.runtime.scores import label_of, labels_of, softmax
 from optimum_htp.runtime.texts import Run, listed, results, runs
 
@@ -49,7 +49,6 @@ def classify_tokens(
     """Return the labelled tokens or the entities of texts.
 
     Args:
-        model: The model.
         inputs: A text, or a list of texts.
         aggregation_strategy: `none`, `simple`, `first`, `average` or `max`.
         ignore_labels: Labels to skip; None for `O`.
@@ -59,9 +58,6 @@ def classify_tokens(
     Returns:
         For each text a list of `{"entity" or "entity_group": str, "score": float, "word": str, "start": int, "end":
         int}`; tokens also have `"index": int`.
-
-    Raises:
-        ArgumentError: The strategy is unknown, or the stride is too large or needs a strategy.
     """
     strategy = str(getattr(aggregation_strategy, "value", aggregation_strategy)).lower()
     if strategy not in _STRATEGIES:
