@@ -1,4 +1,7 @@
-"""The format `htp` of transformers' `AutoHfExporter`: exports like `OnnxExporter`, and saves files with a record."""
+"""Hooks transformers' exporters, which get the format `htp`, and `ExportedModel.from_pretrained`, which loads it.
+
+The format `htp` of `AutoHfExporter` exports like `OnnxExporter`, and saves files with a record.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from optimum_htp.hooks.dispatch import Answer, file_or_result
+from optimum_htp.hooks.patching import Call, wrap_attribute
+
 __all__ = ["FORMAT", "install", "uninstall"]
 
 FORMAT: Final = "htp"
@@ -16,8 +22,10 @@ _AUTO: Final = "transformers.exporters.auto"
 
 
 def install(module: ModuleType) -> None:
-    """Register the format with transformers' module of formats."""
-    if FORMAT not in module.EXPORT_BACKENDS:
+    """Hook into the module that defines `ExportedModel`, or register the format with the module of formats."""
+    if module.__name__ != _AUTO:
+        wrap_attribute(module.ExportedModel, "from_pretrained", _hook_from_pretrained)
+    elif FORMAT not in module.EXPORT_BACKENDS:
         module.register_backend(*_backend())
 
 
@@ -106,3 +114,12 @@ def _backend() -> tuple[Any, Any]:
             return OnnxModelRunner.from_program(program, metadata, device, providers, session_options)
 
     return HTPOnnxExporter, HTPOnnxRunner
+
+
+def _hook_from_pretrained(call: Call) -> Any:
+    from optimum_htp.loading.exported_models import exported_file, load
+
+    found = file_or_result(call, bare=True, local=exported_file)
+    if isinstance(found, Answer):
+        return found.result
+    return load(call.args[0], found.fetched(), **found.options)
