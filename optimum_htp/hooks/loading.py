@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hooks.dispatch import Answer, file_or_result
 from optimum_htp.hooks.patching import Call, classes_of, wrap_attribute, wrap_function
-from optimum_htp.loading.recognize import files_being_loaded, files_of_names
+from optimum_htp.loading.recognize import files_being_loaded, files_of_names, setting
 
 if TYPE_CHECKING:
     from optimum_htp.loading.in_parallel import SessionOpener
@@ -123,14 +123,12 @@ def opening_sessions(expected: Iterable[Path] = ()) -> Iterator[None]:
     """Create the sessions that Optimum requests in this thread. Those of the expected files open in parallel."""
     from optimum_htp.loading.in_parallel import SessionOpener
 
-    with SessionOpener(expected) as opener:
-        token = _opener.set(opener)
+    with SessionOpener(expected) as opener, setting(_opener, opener):
         _begin()
         try:
             yield
         finally:
             _end()
-            _opener.reset(token)
 
 
 def _begin() -> None:

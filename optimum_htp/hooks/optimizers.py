@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.libraries.names import CONFIG, ONNX_FILE
-from optimum_htp.loading.recognize import local_path, names_a_file
+from optimum_htp.loading.recognize import names_a_file, path_of_file
 
 __all__ = ["install"]
 
@@ -38,7 +38,7 @@ def _hook_optimizer_from_pretrained(call: Call) -> Any:
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
     names = list(options.get("file_names") or [ONNX_FILE])
-    paths = [Path(local_path(source)).expanduser()] if names_a_file(source) else [Path(source, name) for name in names]
+    paths = [path_of_file(source)] if names_a_file(source) else [Path(source, name) for name in names]
     if not names_a_file(source) and (Path(source, CONFIG).exists() or not _are_stamped(source, names[:1])):
         return call.pass_on()  # Optimum reports its own error
     from transformers import AutoConfig
@@ -52,7 +52,7 @@ def _hook_quantizer_from_pretrained(call: Call) -> Any:
         return call.pass_on()
     name = options.get("file_name")
     if name is None and names_a_file(source):
-        path = Path(local_path(source)).expanduser()
+        path = path_of_file(source)
         source, name = path.parent, path.name
     if name is None:
         return call.pass_on()
