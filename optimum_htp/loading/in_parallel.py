@@ -45,11 +45,7 @@ class _Request:
 
 
 class SessionOpener:
-    """Opens the ONNX files of one load. On exit, it waits for started sessions and drops them.
-
-    Args:
-        expected: The paths that the load will open.
-    """
+    """Opens the ONNX files of one load, which expects some. On exit, it waits for started sessions and drops them."""
 
     def __init__(self, expected: Iterable[str | os.PathLike[str]] = ()) -> None:
         self._expected = {os.fspath(path): None for path in expected}

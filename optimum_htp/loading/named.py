@@ -59,8 +59,7 @@ class Named:
     def fetched(self) -> Path:
         """Return the local file. A file on a Hub is downloaded with the other files of its model.
 
-        Raises:
-            ConfigLoadError: A file on a Hub has no record, and no config was given.
+        ConfigLoadError: A file on a Hub has no record, and no config was given.
         """
         if self.path is not None:
             return self.path
@@ -72,9 +71,7 @@ class Named:
     def carrier(self) -> Carrier:
         """Return the starting point of a search for the model's other files. Does not download the ONNX file.
 
-        Raises:
-            OnnxFileNotFoundError: The file does not exist.
-            ConfigLoadError: A file on a Hub has no record.
+        ConfigLoadError: A file on a Hub has no record.
         """
         if self.repo is not None:
             return self.repo.carrier()

@@ -91,16 +91,7 @@ def first_preprocessor(
 ) -> Callable[[], Any] | None:
     """Return a function that loads the first preprocessor of an ONNX file's model, or None if it has none.
 
-    Args:
-        carrier: The file.
-        access: How to reach the Hub.
-        revision: Overrides the commit of the file.
-        trusted: Whether to trust code of the repo.
-        needed: Whether missing preprocessors of a local model are an error.
-
-    Raises:
-        ConfigLoadError: The preprocessors are needed and missing.
-        HFHubIntegrationError: The preprocessors cannot be downloaded; the subclass gives the reason.
+    If `needed`, missing preprocessors of a local model are an error. Exceptions are those of `find`.
     """
     record = carrier.record
     if record is None:
@@ -111,40 +102,25 @@ def first_preprocessor(
         logger.warning("%s was exported from a local model, and has no preprocessors next to it.", carrier.name)
         return None
     folder = folder_of(place)
-    names = _class_names(record, folder)
+    names = record.preprocessors or _classes_in(folder) or _BY_PIPELINE_TAG.get(record.pipeline_tag or "", ())
     return functools.partial(load_preprocessor, names[0], folder, record, trust_remote_code=trusted) if names else None
 
 
-def _class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
-    """Return the Auto classes for a model's preprocessors.
-
-    They come from the file's record, or else from the model's files, or else from its pipeline tag.
-    """
-    if metadata.preprocessors:
-        return metadata.preprocessors
-    return preprocessor_classes(*_files_and_configs(folder)) or _BY_PIPELINE_TAG.get(metadata.pipeline_tag or "", ())
-
-
-def _files_and_configs(folder: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def _classes_in(folder: Path) -> tuple[str, ...]:
+    """Return the Auto classes for the preprocessors in a folder."""
     files = [path.name for path in folder.iterdir()]
-    configs = (name for name in files if name.endswith(".json"))
-    return files, {name: content for name in configs if isinstance(content := read_json(folder / name), dict)}
+    contents = {name: read_json(folder / name) for name in files if name.endswith(".json")}
+    return preprocessor_classes(
+        files, {name: content for name, content in contents.items() if isinstance(content, dict)}
+    )
 
 
 def load_preprocessor(
     name: str, folder: Path, metadata: ExportMetadata, *, trust_remote_code: bool = False, slow: bool = False
 ) -> Any:
-    """Load a new preprocessor. A fast tokenizer that threads share would raise `Already borrowed`.
+    """Load a new preprocessor of an Auto class; with `slow`, a tokenizer that is written in Python.
 
-    Args:
-        name: The Auto class.
-        folder: The folder with its files.
-        metadata: The record of its ONNX file.
-        trust_remote_code: Whether to trust code of the repo.
-        slow: Whether to load a slow tokenizer (written in Python).
-
-    Raises:
-        PreprocessorLoadError: The preprocessor cannot be loaded; the cause is chained.
+    It is new because a fast tokenizer that threads share would raise `Already borrowed`.
     """
     import transformers
 
