@@ -179,11 +179,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
 
 
 def _asked(hub: Hub, record: ExportMetadata, access: HubAccess) -> tuple[RepoInfo | None, tuple[str, ...] | None]:
-    """Return the Hub's information about the commit in a record, or a mirror's files if the Hub is unreachable.
-
-    Raises:
-        HFHubIntegrationError: The commit does not exist, or the Hub is unreachable and no mirror has the commit.
-    """
+    """Return the Hub's information about the commit in a record, or a mirror's files if the Hub is unreachable."""
     if record.hub_sha is None:
         return None, None
     try:
