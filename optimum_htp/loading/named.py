@@ -47,7 +47,7 @@ class Named:
     Attributes:
         path: The local file; None for a file on a Hub.
         repo: The repo with the file; None for a local file.
-        folder: The folder, if the call names a folder.
+        folder: The folder that the call names, if any.
         options: The options of the call that still matter.
     """
 

@@ -50,15 +50,10 @@ class OnnxRepo:
     """A repo at a commit, and the ONNX file of a model in it.
 
     Attributes:
-        hub: The Hub of the repo.
-        repo_id: The repo.
-        commit: The full commit.
         file: The file's path in the repo.
         named: More files that the user named.
-        access: How to reach the Hub.
         ref: The revision that resolved to the commit.
         onnx_files: All ONNX files of the repo.
-        has_config: Whether the repo also has a config.
     """
 
     hub: Hub
@@ -164,10 +159,7 @@ class OnnxRepo:
 def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = True) -> OnnxRepo | None:
     """Return the repo that a call of `from_pretrained` names, or None if it has no ONNX files.
 
-    Args:
-        model_id: The argument of `from_pretrained`.
-        options: Its keyword arguments; `revision` is that of this repo.
-        bare: Whether to ignore repos with a config, for which Optimum and `AutoConfig` raise the error.
+    With `bare`, a repo with a config is ignored, for which Optimum and `AutoConfig` raise the error.
 
     Raises:
         SeveralModelsError, OnnxFileNotFoundError, HFHubIntegrationError: As in `named`.

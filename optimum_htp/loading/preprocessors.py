@@ -26,62 +26,20 @@ _TEXT: Final = ("AutoTokenizer",)
 _IMAGE: Final = ("AutoImageProcessor",)
 _AUDIO: Final = ("AutoFeatureExtractor",)
 _SEVERAL: Final = ("AutoProcessor",)
-_BY_PIPELINE_TAG: Final = {
-    **dict.fromkeys(
-        (
-            "feature-extraction",
-            "fill-mask",
-            "multiple-choice",
-            "question-answering",
-            "sentence-similarity",
-            "summarization",
-            "table-question-answering",
-            "text-classification",
-            "text-generation",
-            "text-ranking",
-            "text-to-image",
-            "text2text-generation",
-            "token-classification",
-            "translation",
-            "zero-shot-classification",
-        ),
-        _TEXT,
-    ),
-    **dict.fromkeys(
-        (
-            "depth-estimation",
-            "image-classification",
-            "image-feature-extraction",
-            "image-segmentation",
-            "image-to-image",
-            "keypoint-detection",
-            "object-detection",
-            "unconditional-image-generation",
-            "video-classification",
-        ),
-        _IMAGE,
-    ),
-    **dict.fromkeys(("audio-classification", "audio-to-audio", "voice-activity-detection"), _AUDIO),
-    "automatic-speech-recognition": (*_SEVERAL, *_AUDIO),
-    "image-to-text": (*_SEVERAL, *_IMAGE),
-    **dict.fromkeys(
-        (
-            "any-to-any",
-            "audio-text-to-text",
-            "document-question-answering",
-            "image-text-to-text",
-            "mask-generation",
-            "text-to-audio",
-            "text-to-speech",
-            "video-text-to-text",
-            "visual-document-retrieval",
-            "visual-question-answering",
-            "zero-shot-image-classification",
-            "zero-shot-object-detection",
-        ),
-        _SEVERAL,
-    ),
+_TAGS: Final = {
+    _TEXT: "feature-extraction fill-mask multiple-choice question-answering sentence-similarity summarization "
+    "table-question-answering text-classification text-generation text-ranking text-to-image text2text-generation "
+    "token-classification translation zero-shot-classification",
+    _IMAGE: "depth-estimation image-classification image-feature-extraction image-segmentation image-to-image "
+    "keypoint-detection object-detection unconditional-image-generation video-classification",
+    _AUDIO: "audio-classification audio-to-audio voice-activity-detection",
+    (*_SEVERAL, *_AUDIO): "automatic-speech-recognition",
+    (*_SEVERAL, *_IMAGE): "image-to-text",
+    _SEVERAL: "any-to-any audio-text-to-text document-question-answering image-text-to-text mask-generation "
+    "text-to-audio text-to-speech video-text-to-text visual-document-retrieval visual-question-answering "
+    "zero-shot-image-classification zero-shot-object-detection",
 }
+_BY_PIPELINE_TAG: Final = {tag: names for names, tags in _TAGS.items() for tag in tags.split()}
 """The Auto classes for a file that does not name its preprocessors, by the Hub's pipeline tags
 (https://huggingface.co/tasks)."""
 
@@ -139,18 +97,13 @@ class LazyPreprocessors(Sequence[Any]):
     """`model.preprocessors` of a loaded model: downloaded and loaded at their first use."""
 
     def __init__(
-        self,
-        carrier: Carrier,
-        metadata: ExportMetadata,
-        access: HubAccess,
-        revision: str | None,
-        trust_remote_code: bool,
+        self, carrier: Carrier, metadata: ExportMetadata, access: HubAccess, revision: str | None, trusted: bool
     ) -> None:
         self._carrier = carrier
         self._metadata = metadata
         self._access = access
         self._revision = revision
-        self._trust_remote_code = trust_remote_code
+        self._trusted = trusted
         self._lock = ForkSafeLock()
         self._loaded: list[Any] | None = None
 
@@ -191,11 +144,9 @@ class LazyPreprocessors(Sequence[Any]):
             return self._loaded
 
     def _load(self, *, slow: bool) -> list[Any]:
-        trusted = self._trust_remote_code
-        loaded = []
-        for name in self._metadata.preprocessors:
-            folder = find_folder(
-                self._carrier, name, self._access, self._revision, with_code=trusted, slow=slow and name in _TEXT
-            )
-            loaded.append(load_preprocessor(name, folder, self._metadata, trust_remote_code=trusted, slow=slow))
-        return loaded
+        def load(name: str) -> Any:
+            options = {"with_code": self._trusted, "slow": slow and name in _TEXT}
+            folder = find_folder(self._carrier, name, self._access, self._revision, **options)
+            return load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trusted, slow=slow)
+
+        return [load(name) for name in self._metadata.preprocessors]
