@@ -14,9 +14,9 @@ from typing import Any, Final
 from optimum_htp.hooks.dispatch import Answer, file_or_result
 from optimum_htp.hooks.patching import Call, wrap_attribute
 
-__all__ = ["FORMAT", "install", "uninstall"]
+__all__ = ["install", "uninstall"]
 
-FORMAT: Final = "htp"
+_FORMAT: Final = "htp"
 _TRACED: Final = "optimum_htp"  # the key of a program's TracedModel
 _AUTO: Final = "transformers.exporters.auto"
 
@@ -25,7 +25,7 @@ def install(module: ModuleType) -> None:
     """Hook into the module that defines `ExportedModel`, or register the format with the module of formats."""
     if module.__name__ != _AUTO:
         wrap_attribute(module.ExportedModel, "from_pretrained", _hook_from_pretrained)
-    elif FORMAT not in module.EXPORT_BACKENDS:
+    elif _FORMAT not in module.EXPORT_BACKENDS:
         module.register_backend(*_backend())
 
 
@@ -33,7 +33,7 @@ def uninstall() -> None:
     """Remove the format. Does nothing if it is not registered."""
     module = sys.modules.get(_AUTO)
     if module is not None:
-        module.EXPORT_BACKENDS.pop(FORMAT, None)
+        module.EXPORT_BACKENDS.pop(_FORMAT, None)
 
 
 def _backend() -> tuple[Any, Any]:
@@ -46,12 +46,12 @@ def _backend() -> tuple[Any, Any]:
     class HTPOnnxConfig(OnnxConfig):  # type: ignore[misc]
         """The options of `OnnxConfig`."""
 
-        export_format: str = FORMAT
+        export_format: str = _FORMAT
 
     class HTPOnnxExporter(HfExporter):  # type: ignore[misc]
         """Exports like `OnnxExporter`, and saves files with a record."""
 
-        export_format = FORMAT
+        export_format = _FORMAT
         config_class = HTPOnnxConfig
         program_suffix = ".onnx"
         required_packages = ("torch", "onnx", "onnxscript")

@@ -27,7 +27,7 @@ from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, external_files, read_signature
 from optimum_htp.onnxfile.replace_files import Watch, read_whole
 from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overriding
-from optimum_htp.resolve.configs import ConfigSource, load_config, load_generation_config
+from optimum_htp.resolve.configs import load_config, load_generation_config
 from optimum_htp.resolve.export_manifest import carries_manifest
 from optimum_htp.resolve.model_files import ModelFiles, parts_of
 
@@ -222,13 +222,25 @@ def _openable(path: Path) -> Path:
 
 def _configured(request: _Request, carrier: Carrier) -> tuple[Any, Mapping[str, Any]]:
     """Return the config, and the options, which contain the generation config if the model generates."""
-    options, trusted = request.options, request.trust_remote_code
-    source = None
-    if request.config is None:
-        source = find(carrier, "AutoConfig", request.access, request.revision, with_code=trusted)
-    config = _config(request, source, carrier.record)
-    if _is_generator(request.cls) and options.get("generation_config") is None:
-        own = find(carrier, "GenerationConfig", request.access, request.revision, with_code=trusted, needed=False)
+    from transformers import GenerationMixin
+
+    config, options, access = request.config, request.options, request.access
+    revision, trusted = request.revision, request.trust_remote_code
+    if isinstance(config, (str, os.PathLike)):
+        config = request.cls._load_config(
+            os.fspath(config),
+            token=access.token,
+            force_download=access.force_download,
+            trust_remote_code=trusted,
+            **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
+            **({} if revision is None else {"revision": revision}),
+        )
+    elif config is None:
+        source = find(carrier, "AutoConfig", access, revision, with_code=trusted)
+        assert source is not None  # `find` raises otherwise
+        config = load_config(source, carrier.record, trust_remote_code=trusted, anew=access.force_download)
+    if issubclass(request.cls, GenerationMixin) and options.get("generation_config") is None:
+        own = find(carrier, "GenerationConfig", access, revision, with_code=trusted, needed=False)
         options = {**options, "generation_config": load_generation_config(own, config)}
     return config, options
 
@@ -266,25 +278,3 @@ def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
         f"{path} was exported for {metadata.task}, which {cls.__name__} cannot run. Use {fitting.__name__}, or export "
         "the model again for another task."
     )
-
-
-def _config(request: _Request, source: ConfigSource | None, metadata: ExportMetadata | None) -> Any:
-    config, access = request.config, request.access
-    if isinstance(config, (str, os.PathLike)):
-        return request.cls._load_config(
-            os.fspath(config),
-            token=access.token,
-            force_download=access.force_download,
-            trust_remote_code=request.trust_remote_code,
-            **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
-            **({} if request.revision is None else {"revision": request.revision}),
-        )
-    if config is None and source is not None:
-        return load_config(source, metadata, trust_remote_code=request.trust_remote_code, anew=access.force_download)
-    return config
-
-
-def _is_generator(cls: type[ORTModel]) -> bool:
-    from transformers import GenerationMixin
-
-    return issubclass(cls, GenerationMixin)

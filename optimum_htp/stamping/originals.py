@@ -33,9 +33,7 @@ __all__ = [
     "PRODUCER",
     "Original",
     "ir_version_note",
-    "is_our_doc_string",
     "original_of",
-    "our_standard_keys",
     "strip_metadata",
     "strip_stack_traces",
 ]
@@ -94,7 +92,7 @@ def original_of(header: ModelHeader) -> Original:
     texts = {name: text for name, text in header.texts.items() if not _is_ours(header, name)}
     texts |= {name: text for name, text in _texts(header, note).items() if _is_ours(header, name)}
     added = {key: text for key, text in _mapping(note.get("added")).items() if header.metadata.get(key) == text}
-    ours = our_standard_keys(header) | added.keys()
+    ours = _our_standard_keys(header) | added.keys()
     ours |= {ORIGINAL} if note else set()  # Other tools may use this key for other values.
     ours |= OWN_KEYS if stamped else set()
     dropped = frozenset(ours & {*header.metadata, *header.archives})
@@ -181,13 +179,13 @@ def strip_stack_traces(path: str | os.PathLike[str], output: str | os.PathLike[s
     return removed
 
 
-def our_standard_keys(header: ModelHeader) -> frozenset[str]:
+def _our_standard_keys(header: ModelHeader) -> frozenset[str]:
     """Return the standard keys of ONNX that have the value of a stamp."""
     noted = _noted_standard_keys(header.metadata)
     return frozenset(key for key in (AUTHOR, LICENSE) if header.metadata.get(key, "") == noted.get(key))
 
 
-def is_our_doc_string(text: str) -> bool:
+def _is_our_doc_string(text: str) -> bool:
     """Whether a stamp wrote a doc string."""
     return text.startswith("Exported from ") and f"\nwith {PRODUCER} " in text
 
@@ -198,7 +196,7 @@ def _is_ours(header: ModelHeader, name: str) -> bool:
         return header.producer_name == PRODUCER
     if name == "domain":
         return header.domain in DOMAINS.values() and has_record(header.metadata)
-    return is_our_doc_string(header.doc_string)
+    return _is_our_doc_string(header.doc_string)
 
 
 def _texts(header: ModelHeader, note: Mapping[str, Any]) -> dict[str, str]:
