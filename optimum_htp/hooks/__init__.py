@@ -1,7 +1,8 @@
 """Installs hooks in modules of Optimum, transformers and sentence_transformers, and removes them.
 
 Every hook checks its arguments and passes on, unchanged, any call that does not concern an ONNX file with a record.
-Each module of this package wraps one thing. It is imported right after the module that it hooks.
+Each module of this package wraps functions of one part of a library. It is imported right after the module that it
+hooks.
 """
 
 from __future__ import annotations

@@ -110,24 +110,20 @@ class Manifest:
 
     def write(self, path: Path, *, force: bool = False) -> None:
         """Write the manifest to a file. `force` is whether to replace a file of another kind."""
-        content = {
+        content: dict[str, Any] = {
             _KEY: _VERSION,
             "folder": Path(os.path.relpath(self.folder, path.parent)).as_posix(),
             "versions": dict(self.versions),
-            "models": [_plain(model) for model in self.models],
+            "models": [asdict(model) for model in self.models],
         }
+        for model in content["models"]:
+            if model["versions"] is None:
+                del model["versions"]
         try:
             text = json.dumps(masked(content), indent=1, ensure_ascii=False) + "\n"
             write_document(text.encode(), path, MANIFEST, inputs=self.files(), force=force)
         except OSError as error:
             raise ManifestError(f"The manifest {path} cannot be written: {error.strerror or error}.") from error
-
-
-def _plain(model: ManifestModel) -> dict[str, Any]:
-    plain = asdict(model)
-    if model.versions is None:
-        del plain["versions"]
-    return plain
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -41,10 +41,10 @@ def stamp(
     external_data: bool | None = False,
     is_export: bool = False,
 ) -> ExportMetadata:
-    """Write a record into an ONNX file. An existing record is replaced.
+    """Write a record into an ONNX file, and return it as written. An existing record is replaced.
 
     Args:
-        path: The file.
+        path: The file. It is unchanged if it cannot be written.
         metadata: The record. `original_producer` is filled in from the file.
         author: The author of the model.
         extra: Properties from plugins.
@@ -55,14 +55,6 @@ def stamp(
             would be too large.
         is_export: Whether this process exported the file. If so, information about this machine is removed from the
             nodes.
-
-    Returns:
-        The record as written.
-
-    Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
-        FileTooLargeError: The file would have more than 2 GiB.
-        OnnxWriteError: The file cannot be written, or cannot contain tags. It is unchanged.
     """
     with OpenModel.at(path) as model:
         header = model.header

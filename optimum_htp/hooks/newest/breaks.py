@@ -25,9 +25,7 @@ class Break:
     """An incompatibility between optimum-onnx and transformers 5.
 
     Attributes:
-        name: The name of the function that bridges it.
         module: The affected module of Optimum.
-        summary: The break in one sentence.
         function: Bridges the break in the module and returns True, or returns False if the break is absent. For a
             missing name, takes no argument and returns the object.
         missing: For a missing name: the module and the name that transformers lacks.
