@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from optimum_htp.stamping.embed import embed_files, unembed_files
     from optimum_htp.stamping.inject import inject_hub_metadata
     from optimum_htp.stamping.manifests import verify_manifest
-    from optimum_htp.stamping.strip import strip_metadata
+    from optimum_htp.stamping.originals import strip_metadata
     from optimum_htp.stamping.tag import tag_file
     from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
 
@@ -129,7 +129,7 @@ _HOME: Final = {
     "prove_weights": "modules.prove",
     "report_document": "report.document",
     "select_nodes": "modules.select",
-    "strip_metadata": "stamping.strip",
+    "strip_metadata": "stamping.originals",
     "tag_file": "stamping.tag",
     "unembed_files": "stamping.embed",
     "verify_manifest": "stamping.manifests",

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["optimum_htp"]):
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import external_files, read_graph, read_header, rewrite_model
     from optimum_htp.onnxfile.reader import is_archive
-    from optimum_htp.stamping.strip import strip_metadata
+    from optimum_htp.stamping.originals import strip_metadata
 
 import onnx
 from google.protobuf.message import DecodeError

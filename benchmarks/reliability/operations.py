@@ -30,7 +30,7 @@ EPOCH = "1700000000"  # so that repetitions are equal
 PRELOADED = [
     *("torch", "onnx", "onnxruntime", "transformers.models.bert.modeling_bert", "optimum.exporters.onnx"),
     *("optimum.exporters.onnx.model_configs", "optimum_htp.export.exporter", "optimum_htp.modules.extract"),
-    *("optimum_htp.stamping.inject", "optimum_htp.stamping.tag", "optimum_htp.stamping.strip"),
+    *("optimum_htp.stamping.inject", "optimum_htp.stamping.tag", "optimum_htp.stamping.originals"),
     *("optimum.commands.optimum_cli", "optimum_htp.extras.batch.command", "optimum_htp.export.preload"),
 ]
 

@@ -44,7 +44,7 @@ class StripCommand(FilesCommand):
         """Return the function that strips a file."""
         from optimum_htp.errors import OnnxWriteError
         from optimum_htp.onnxfile.outputs import ONNX, check_output
-        from optimum_htp.stamping.strip import strip_metadata, strip_stack_traces
+        from optimum_htp.stamping.originals import strip_metadata, strip_stack_traces
 
         output: Path | None = self.args.output
         into = output is not None and (len(files) > 1 or output.is_dir() or output.suffix != ".onnx")

@@ -36,8 +36,7 @@ from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
 from optimum_htp.resolve.embedding import ALL, NONE, Embedding, check_choice, embedding_of
 from optimum_htp.resolve.export_manifest import ExportManifest
-from optimum_htp.stamping.new_record import export_record
-from optimum_htp.stamping.stamp import is_reproducible
+from optimum_htp.stamping.stamp import export_record, is_reproducible
 
 __all__ = ["ExportResult", "HTPExporter"]
 

@@ -32,7 +32,7 @@ from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.resolve.embedding import embedding_of
 from optimum_htp.stamping.inject import with_past_of
-from optimum_htp.stamping.new_record import export_record
+from optimum_htp.stamping.stamp import export_record
 
 if TYPE_CHECKING:
     import onnx_ir

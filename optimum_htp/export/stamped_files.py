@@ -15,8 +15,7 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.source import HubSource
 from optimum_htp.resolve.embedding import Embedding
 from optimum_htp.stamping.embed import with_embedded
-from optimum_htp.stamping.new_record import export_id, plugin_properties
-from optimum_htp.stamping.stamp import stamp
+from optimum_htp.stamping.stamp import export_id, plugin_properties, stamp
 
 __all__ = ["stamp_all", "tags_of"]
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.abc
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks import hooked_modules, importing, install, uninstall
+from optimum_htp.hooks import HOOKED, install, uninstall
+from optimum_htp.hooks.newest import providing
 
 __all__ = ["activate", "deactivate"]
 
@@ -31,7 +32,7 @@ def activate() -> None:
     if os.environ.get("OPTIMUM_HTP_DISABLE", "0").lower() not in _OFF:
         return
     was_active = _is_active()
-    for name in hooked_modules():
+    for name in HOOKED:
         if (module := sys.modules.get(name)) is not None:
             if not getattr(module.__spec__, "_initializing", False):
                 install(module)
@@ -53,7 +54,7 @@ class _PostImportFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in hooked_modules():
+        if fullname not in HOOKED:
             return None
         others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
@@ -85,9 +86,11 @@ class _InstallingLoader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         with ExitStack() as lent:
-            _enter_or_report(module, lent)
+            with _faults_reported(module):
+                lent.enter_context(providing(module.__name__))
             self._loader.exec_module(module)
-        _install_or_report(module)
+        with _faults_reported(module):
+            install(module)
 
 
 class _UnfinishedModule(ModuleType):
@@ -99,7 +102,8 @@ class _UnfinishedModule(ModuleType):
             ModuleType.__setattr__(self, "__class__", ModuleType)
             _unfinished.pop(ModuleType.__getattribute__(self, "__name__"), ExitStack()).close()
             if _is_active():
-                _install_or_report(self)
+                with _faults_reported(self):
+                    install(self)
         return ModuleType.__getattribute__(self, name)
 
 
@@ -108,7 +112,9 @@ _unfinished: Final[dict[str, ExitStack]] = {}
 
 def _begin_unfinished(module: ModuleType) -> None:
     """Prepare a module that is being imported: bridge its import, and install its hooks at its first use."""
-    _enter_or_report(module, _unfinished.setdefault(module.__name__, ExitStack()))
+    lent = _unfinished.setdefault(module.__name__, ExitStack())
+    with _faults_reported(module):
+        lent.enter_context(providing(module.__name__))
     module.__class__ = _UnfinishedModule
 
 
@@ -119,23 +125,15 @@ def _is_active() -> bool:
 _reported = False
 
 
-def _install_or_report(module: ModuleType) -> None:
-    try:
-        install(module)
-    except Exception as error:  # noqa: BLE001 - Optimum must load even if the hooks fail
-        _report(module, error)
-
-
-def _enter_or_report(module: ModuleType, stack: ExitStack) -> None:
-    try:
-        stack.enter_context(importing(module.__name__))
-    except Exception as error:  # noqa: BLE001 - as above
-        _report(module, error)
-
-
-def _report(module: ModuleType, error: Exception) -> None:
+@contextmanager
+def _faults_reported(module: ModuleType) -> Iterator[None]:
+    """Log an exception in place of raising it: Optimum must load even if the hooks fail."""
     global _reported
-    if not _reported:  # the other modules fail for the same reason
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        if _reported:  # the other modules fail for the same reason
+            return
         _reported = True
         from optimum_htp.masking import get_logger
 

@@ -15,6 +15,7 @@ from optimum_htp.hooks.dispatch import FAILURES, Answer, file_or_result
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.libraries.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG
 from optimum_htp.libraries.preprocessors import EXTRACTORS, LOADERS, SAVED_AS
+from optimum_htp.loading.recognize import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,16 +51,15 @@ def install(module: ModuleType) -> None:
 def _hook_from_pretrained(what: str, is_auto: bool, call: Call) -> Any:
     """Hook of `from_pretrained`: loads an ONNX file's config or preprocessor from its folder or the embedded files."""
     inside = _is_inside.get()
-    token = _is_inside.set(True)
-    try:
-        found = file_or_result(call, bare=what in CONFIG_CLASSES, enough=_SAVED.get(what, ()), is_made_up=_is_made_up)
-    except FAILURES as error:
-        folder = _folder_of_reference(call, error)
-        if folder is None:
-            raise
-        return _of_folder(what, folder, call)
-    finally:
-        _is_inside.reset(token)
+    enough = _SAVED.get(what, ())
+    with setting(_is_inside, True):
+        try:
+            found = file_or_result(call, bare=what in CONFIG_CLASSES, enough=enough, is_made_up=_is_made_up)
+        except FAILURES as error:
+            folder = _folder_of_reference(call, error)
+            if folder is None:
+                raise
+            return _of_folder(what, folder, call)
     if isinstance(found, Answer):
         return found.result
     from optimum_htp.loading.direct import check_class, wants_slow
@@ -70,15 +70,8 @@ def _hook_from_pretrained(what: str, is_auto: bool, call: Call) -> Any:
     carrier, options = found.carrier(), found.options
     trusted = bool(options.get("trust_remote_code"))
     slow = options.get("use_fast") is False or (not is_auto and wants_slow(call.args[0], what))
-    source = find(
-        carrier,
-        what,
-        found.access,
-        options.get("revision"),
-        with_code=trusted,
-        slow=slow,
-        needed=not inside,
-    )
+    revision = options.get("revision")
+    source = find(carrier, what, found.access, revision, with_code=trusted, slow=slow, needed=not inside)
     if source is None:
         return call.pass_on()
     if is_auto and isinstance(source, EmbeddedFiles) and what in CONFIG_CLASSES:
@@ -92,9 +85,9 @@ def _of_folder(what: str, folder: Path, call: Call) -> Any:
     """Load from the folder of an ONNX file's model. Errors name the file too, not only the folder."""
     from optimum_htp.errors import ConfigLoadError, OptimumHTPError, PreprocessorLoadError
 
-    token = _is_inside.set(True)
     try:
-        return call.pass_on_with(folder, _RESOLVED)
+        with setting(_is_inside, True):
+            return call.pass_on_with(folder, _RESOLVED)
     except (OptimumHTPError, ImportError):  # an ImportError names the package to install
         raise
     except Exception as error:  # a class can raise anything for damaged files
@@ -105,8 +98,6 @@ def _of_folder(what: str, folder: Path, call: Call) -> Any:
             f"{name} of {call.subject} cannot be loaded from {folder}. If a cached file is damaged, download it again "
             f"with force_download=True.{other} {type(error).__name__}: {error}"
         ) from error
-    finally:
-        _is_inside.reset(token)
 
 
 def _folder_of_reference(call: Call, error: Exception) -> Path | None:

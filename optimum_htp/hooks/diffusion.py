@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
-from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.hooks.sessions import opening_sessions
+from optimum_htp.hooks.loading import opening_sessions
+from optimum_htp.hooks.patching import Call, classes_of, wrap_attribute
 from optimum_htp.loading.recognize import names_a_file
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ _SESSION_OPTIONS: Final = ("provider", "providers", "provider_options", "session
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines the pipeline classes and the Auto classes for tasks."""
-    for owner in list(vars(module).values()):
-        if isinstance(owner, type) and owner.__module__ == module.__name__ and "from_pretrained" in vars(owner):
+    for owner in classes_of(module):
+        if "from_pretrained" in vars(owner):
             wrap_attribute(owner, "from_pretrained", _hook_from_pretrained)
 
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from optimum_htp.hooks.patching import Call
-from optimum_htp.loading.recognize import find_onnx, pinned_file
+from optimum_htp.loading.recognize import find_onnx, pinned_path, setting
 
 if TYPE_CHECKING:
     from optimum_htp.loading.named import Local, Named
@@ -39,35 +39,33 @@ def file_or_result(
     is_made_up: Callable[[Call, Any], bool] | None = None,
     local: Local | None = None,
 ) -> Named | Answer:
-    """Return the ONNX file that a call names, or the library's result if it names no ONNX file.
+    """Return the ONNX file that a call of a loader names, or the library's result if it names no ONNX file.
 
     Args:
-        call: The call of a loader.
+        call: The call.
         opens, bare, local: As in `named`.
         enough: File names. A folder that contains them is left to the library.
-        is_made_up: Whether the library's result does not come from files of the repo (the library does not always
-            fail).
+        is_made_up: Whether the library's result does not come from files of the repo. The library does not always
+            fail.
     """
     subject, subfolder = call.subject, call.get("subfolder")
     if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _current.get():
         return Answer(call.pass_on())
     how = {"opens": opens, "bare": bare, "local": local}
-    seen = _is_pinned(subject) or find_onnx(subject, subfolder, enough)
+    seen = pinned_path(subject) is not None or find_onnx(subject, subfolder, enough)
     if seen is not None:
         found = _named(call, failed=False, **how) if seen else None
         return Answer(call.pass_on()) if found is None else found
-    token = _current.set((subject, subfolder))
-    try:
-        result = call.pass_on()
-    except FAILURES as error:
-        found = _named(call, failed=True, **how)
-        if found is None and opens:
-            found = _in_cache(call, error)
-        if found is None:
-            raise
-        return found
-    finally:
-        _current.reset(token)
+    with setting(_current, (subject, subfolder)):
+        try:
+            result = call.pass_on()
+        except FAILURES as error:
+            found = _named(call, failed=True, **how)
+            if found is None and opens:
+                found = _in_cache(call, error)
+            if found is None:
+                raise
+            return found
     if is_made_up is None or not is_made_up(call, result):
         return Answer(result)
     return _named(call, failed=True, **how) or Answer(result)
@@ -79,11 +77,6 @@ def _named(call: Call, **how: Any) -> Named | None:
     from optimum_htp.loading.named import named
 
     return named(call.subject, options, **how)
-
-
-def _is_pinned(subject: Any) -> bool:
-    pinned = pinned_file.get()
-    return pinned is not None and pinned[0] == subject
 
 
 def _in_cache(call: Call, error: Exception) -> Named | None:

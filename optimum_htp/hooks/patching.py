@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 __all__ = [
     "Call",
     "Hook",
+    "classes_of",
     "is_active",
     "is_wrapped",
     "replace_attribute",
@@ -132,10 +133,7 @@ _wrappers: Final[dict[int, Any]] = {}
 def wrap_attribute(owner: Any, name: str, hook: Hook) -> None:
     """Let a hook handle the calls of a function of a class or module. Does nothing if it is wrapped.
 
-    Args:
-        owner: The class or module that defines the function.
-        name: The attribute. A class method or static method stays one.
-        hook: Handles the calls.
+    A class method or static method stays one.
     """
     global _active
     _active = True
@@ -151,14 +149,7 @@ def wrap_attribute(owner: Any, name: str, hook: Hook) -> None:
 
 
 def wrap_function(module: ModuleType, name: str, hook: Hook, aliases: Collection[str] = ()) -> None:
-    """Wrap a function of a module, also in all modules of the hooked libraries that have imported it by name.
-
-    Args:
-        module: The module that defines the function.
-        name: The function.
-        hook: Handles the calls.
-        aliases: Other names of the function in these modules.
-    """
+    """Wrap a function of a module, also where modules of the hooked libraries have imported it by name or alias."""
     original = vars(module)[name]
     wrap_attribute(module, name, hook)
     wrapper = vars(module)[name]
@@ -179,6 +170,12 @@ def replace_attribute(owner: Any, name: str, value: Any) -> None:
         return
     setattr(owner, name, value)
     _replaced.append((owner, name, original, vars(owner)[name]))
+
+
+def classes_of(module: ModuleType) -> list[type]:
+    """Return the classes that a module defines itself."""
+    found = list(vars(module).values())
+    return [item for item in found if isinstance(item, type) and item.__module__ == module.__name__]
 
 
 def is_active() -> bool:

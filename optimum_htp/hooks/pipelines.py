@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_function
-from optimum_htp.loading.recognize import files_of_names, has_onnx
+from optimum_htp.loading.recognize import files_of_names, has_onnx, setting
 
 __all__ = ["install"]
 
@@ -26,19 +26,17 @@ def _hook_pipeline(call: Call) -> Any:
     if has_onnx(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
         completed = _completed(call, failed=False)
         return call.pass_on() if completed is None else call.pass_on_with(completed.pop("task", None), **completed)
-    collecting = files_of_names.set([])
-    try:
-        result = call.pass_on()
-        file = next((file for name, file in files_of_names.get() or () if name == model), None)
-        completed = _completed(call, file=file) if file is not None else None
-        if completed is None:
-            return result
-    except (*FAILURES, RuntimeError):  # a RuntimeError reports a repo without a task
-        completed = _completed(call, failed=True) if isinstance(model, str) else None
-        if completed is None:
-            raise
-    finally:
-        files_of_names.reset(collecting)
+    with setting(files_of_names, []):
+        try:
+            result = call.pass_on()
+            file = next((file for name, file in files_of_names.get() or () if name == model), None)
+            completed = _completed(call, file=file) if file is not None else None
+            if completed is None:
+                return result
+        except (*FAILURES, RuntimeError):  # a RuntimeError reports a repo without a task
+            completed = _completed(call, failed=True) if isinstance(model, str) else None
+            if completed is None:
+                raise
     return call.pass_on_with(completed.pop("task", None), **completed)
 
 

@@ -9,9 +9,17 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
-from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
+from optimum_htp.hooks.patching import Call, classes_of, wrap_attribute, wrap_function
 from optimum_htp.libraries.names import CONFIG
-from optimum_htp.loading.recognize import chosen_file, files_of_names, local_path, names_a_file, pinned_file
+from optimum_htp.loading.recognize import (
+    chosen_file,
+    files_of_names,
+    local_path,
+    names_a_file,
+    pinned_file,
+    pinned_path,
+    setting,
+)
 
 __all__ = ["install"]
 
@@ -26,9 +34,8 @@ def install(module: ModuleType) -> None:
         wrap_function(module, "load_file_path", _hook_load_file_path)
     elif module.__name__.endswith(".utils"):
         wrap_function(module, "backend_should_export", _hook_should_export)
-    for name in _MODELS:
-        cls = vars(module).get(name)
-        if isinstance(cls, type) and cls.__module__ == module.__name__:
+    for cls in classes_of(module):
+        if cls.__name__ in _MODELS:
             wrap_attribute(cls, "__init__", _hook_init)
 
 
@@ -44,31 +51,17 @@ def _hook_init(call: Call) -> Any:
     if names_a_file(source) and (file := Path(source)).is_file():
         source, given["file_name"] = os.fspath(file.parent), file.name
     naming = {name: given[name] for name in ("subfolder", "file_name") if isinstance(given.get(name), str)}
-    token, chosen = _load.set(options), chosen_file.set((source, naming)) if naming else None
-    collecting = files_of_names.set([])
-    try:
+    chosen = (source, naming) if naming else chosen_file.get()
+    with setting(_load, options), setting(chosen_file, chosen), setting(files_of_names, []):
         result = call.pass_on_with(source, model_kwargs=given, revision=options.get("revision"))
         for name, file in files_of_names.get() or ():
             if name == source:
                 from optimum_htp.loading.other_commits import needs_reload
 
                 if needs_reload(file, _named_options(options, given)):
-                    return _loaded_at_its_commit(call, file, given)
+                    with setting(pinned_file, (call.subject, file)):  # the configs of the file's commit
+                        return call.pass_on_with(call.subject, model_kwargs=given)
         return result
-    finally:
-        files_of_names.reset(collecting)
-        _load.reset(token)
-        if chosen is not None:
-            chosen_file.reset(chosen)
-
-
-def _loaded_at_its_commit(call: Call, file: Path, given: dict[str, Any]) -> Any:
-    """Load a repo again, with the files of its ONNX file's commit in place of newer ones."""
-    pinned = pinned_file.set((call.subject, file))
-    try:
-        return call.pass_on_with(call.subject, model_kwargs=given)
-    finally:
-        pinned_file.reset(pinned)
 
 
 def _fetched(source: str | os.PathLike[str], options: dict[str, Any], given: dict[str, Any]) -> Path | None:
@@ -88,9 +81,7 @@ def _named_options(load: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
 
 
 def _hook_load_file_path(call: Call) -> str | None:
-    pinned = pinned_file.get()
-    is_pinned = pinned is not None and pinned[0] == call.subject
-    found: str | None = None if is_pinned else call.pass_on()
+    found: str | None = call.pass_on() if pinned_path(call.subject) is None else None
     source, options = call.subject, call.options() if found is None else None
     if options is None or not isinstance(source, (str, os.PathLike)):
         return found

@@ -36,12 +36,7 @@ _DENOISERS: Final = ("unet", "transformer")  # every pipeline has one of them
 def pipeline_record(path: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
     """Return the folder and the record of an exported pipeline without own configs, or None for anything else.
 
-    Args:
-        path: The folder, or one of the pipeline's ONNX files.
-        options: The options of the call.
-
-    Raises:
-        MissingSiblingError: The file is not in the folder of a pipeline.
+    The path is the folder, or one of the pipeline's ONNX files. MissingSiblingError: it is not in such a folder.
     """
     try:
         given = Path(path).expanduser()
@@ -63,12 +58,11 @@ def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, Ex
     for part in _DENOISERS:
         asked = {**options, "subfolder": part}
         repo = find_onnx_repo(repo_id, asked)
+        if repo is None:  # Optimum has fetched a repo with configs
+            repo = find_onnx_repo(repo_id, {**asked, "local_files_only": True}, bare=False)
+            if repo is not None and overriding(repo.record_if_any(), options.get("revision")) is not None:
+                repo = None
         if repo is not None:
-            return pipeline_record(repo.fetch(), options)
-        repo = find_onnx_repo(
-            repo_id, {**asked, "local_files_only": True}, bare=False
-        )  # Optimum has fetched all of it
-        if repo is not None and overriding(repo.record_if_any(), options.get("revision")) is None:
             return pipeline_record(repo.fetch(), options)
     return None
 
@@ -95,12 +89,8 @@ def link_pipeline_folder(
 ) -> TemporaryDirectory[str]:
     """Return a temporary folder with the ONNX files of a pipeline and the configs of their commit.
 
-    Raises:
-        ConfigLoadError: The pipeline was not exported from a Hub, and its configs are not embedded.
-        MissingSiblingError: A file of the pipeline is missing.
-        InvalidOnnxFileError: A file has external data outside its folder.
-        UntrustedCodeError: The configs refer to code, and are embedded or code is not trusted.
-        HFHubIntegrationError: The configs cannot be downloaded; the subclass gives the reason.
+    External data must be in the folder of its file. ConfigLoadError: The pipeline was not exported from a Hub, and its
+    configs are not embedded. Other exceptions are those of `find` and `require_parts`.
     """
     require_parts(parts, record)
     path = parts.by_name[str(record.onnx_file)]
@@ -117,7 +107,7 @@ def link_pipeline_folder(
     names = source.names if isinstance(source, EmbeddedFiles) else record.config_files
     made = TemporaryDirectory(prefix="optimum-htp-")
     root = Path(made.name)
-    for name in names or _names_below(configs):
+    for name in names or [path.relative_to(configs).as_posix() for path in configs.rglob("*")]:
         if (configs / name).is_file():
             _link(configs / name, root / name)
     for name, file in parts.by_name.items():
@@ -129,10 +119,6 @@ def link_pipeline_folder(
         if config.is_file() and not (root / part / CONFIG).exists():
             _link(config, root / part / CONFIG)
     return made
-
-
-def _names_below(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def _link(target: Path, link: Path) -> None:

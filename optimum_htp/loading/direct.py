@@ -25,13 +25,7 @@ def wants_slow(cls: type, what: str) -> bool:
 
 
 def check_class(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
-    """Check that a class fits the model of an ONNX file.
-
-    Args:
-        cls: The class.
-        what: The Auto class for this kind of class.
-        carrier: The ONNX file.
-        folder: The folder to load from.
+    """Check that a class fits the model of an ONNX file; `what` is the Auto class for this kind of class.
 
     Raises:
         ConfigLoadError: The class is the config class of another model type.
@@ -46,7 +40,11 @@ def check_class(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
                 "Use AutoConfig, which selects the right class."
             )
         return
-    named = _extractor_named(folder, what) if what in EXTRACTORS else _processor_named(folder, what)
+    named = None
+    if what in EXTRACTORS:
+        named = _extractor_named(folder, what)
+    elif what == "AutoProcessor":
+        named = _processor_named(folder)
     if named is not None and _stem(named) not in {_stem(base.__name__) for base in cls.__mro__}:
         raise PreprocessorLoadError(
             f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. Use {what}, which selects the "
@@ -72,10 +70,8 @@ def _extractor_named(folder: Path, what: str) -> str | None:
     return None
 
 
-def _processor_named(folder: Path, what: str) -> str | None:
+def _processor_named(folder: Path) -> str | None:
     """Return the processor class that the configs of preprocessors name."""
-    if what != "AutoProcessor":
-        return None
     contents = (read_json(folder / name) for name in PREPROCESSOR_CONFIGS)
     named = (content.get("processor_class") for content in contents if isinstance(content, dict))
     return next((name for name in named if isinstance(name, str)), None)

@@ -14,7 +14,7 @@ from optimum_htp.errors import ConfigLoadError, MissingSiblingError, OnnxFileNot
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG
 from optimum_htp.libraries.repo_files import read_json
-from optimum_htp.loading.recognize import local_path, names_a_file
+from optimum_htp.loading.recognize import local_path, names_a_file, path_of_file
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.replace_files import Watch, read_whole
@@ -34,16 +34,9 @@ def exported_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
 
     An ONNX file is returned for paths that end in `.onnx`, for folders without `export.json` whose files embed it, and
     for folders with a file without external data.
-
-    Args:
-        model_id: The argument of `from_pretrained`.
-        options: Its keyword arguments.
-
-    Raises:
-        SeveralModelsError: The folder contains files of several models.
     """
     if names_a_file(model_id):
-        return Path(local_path(model_id)).expanduser()
+        return path_of_file(model_id)
     folder = Path(local_path(model_id), options.get("subfolder") or "")
     if (folder / EXPORT_MANIFEST).is_file():
         manifest = ExportManifest.of(read_json(folder / EXPORT_MANIFEST))
@@ -96,12 +89,6 @@ def load(
     """Load the ONNX files of a model as an `ExportedModel`. The arguments are those of this class.
 
     `revision` overrides the commit in the file's record.
-
-    Raises:
-        OnnxFileNotFoundError: The file, or another file of its model, does not exist.
-        InvalidOnnxFileError: A file has external data outside its folder.
-        ConfigLoadError: No `export.json` is in the file or next to it.
-        HFHubIntegrationError: The config cannot be downloaded; the subclass gives the reason.
     """
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
@@ -126,12 +113,7 @@ def load(
 
 
 def _files(path: Path, record: ExportMetadata | None, manifest: ExportManifest, watch: Watch) -> dict[str, Path]:
-    """Return the file of each component, also if the files were renamed.
-
-    Raises:
-        MissingSiblingError: A file does not exist.
-        InvalidOnnxFileError: A file has external data outside its folder.
-    """
+    """Return the file of each component, also if the files were renamed. External data must be in its folder."""
     if len(manifest.files) == 1:
         found = dict.fromkeys(manifest.files, path)
     elif record is not None and record.onnx_files:

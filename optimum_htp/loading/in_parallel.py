@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.loading.mapped import has_entry, open_session, reason_against
@@ -44,12 +44,8 @@ class _Request:
         return _Request(path, self.sess_options, self.providers, self.provider_options)
 
 
-class SessionOpener:
-    """Opens the ONNX files of one load. On exit, it waits for started sessions and drops them.
-
-    Args:
-        expected: The paths that the load will open.
-    """
+class SessionOpener(AbstractContextManager["SessionOpener"]):
+    """Opens the ONNX files of one load, which expects some. On exit, it waits for started sessions and drops them."""
 
     def __init__(self, expected: Iterable[str | os.PathLike[str]] = ()) -> None:
         self._expected = {os.fspath(path): None for path in expected}
@@ -94,12 +90,7 @@ class SessionOpener:
                 logger.debug("%s is opened at its own call: %s", request.path, error)
                 return
 
-    def __enter__(self) -> SessionOpener:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self._threads is not None:
                 self._threads.shutdown(cancel_futures=True)

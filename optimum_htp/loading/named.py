@@ -8,28 +8,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.errors import OnnxFileNotFoundError
+from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.libraries.names import ONNX_PATTERN
+from optimum_htp.libraries.names import CONFIG, ONNX_FILE, ONNX_FOLDERS, ONNX_PATTERN
 from optimum_htp.loading.other_commits import overriding_commit
 from optimum_htp.loading.recognize import (
     chosen_options,
+    has_onnx,
     local_path,
     names_a_file,
     names_a_remote_file,
-    pinned_file,
+    path_of_file,
+    pinned_path,
 )
-from optimum_htp.loading.stamped_files import stamped_file
-from optimum_htp.metadata import read_record
+from optimum_htp.metadata import ExportMetadata, read_record, record_if_any
+from optimum_htp.onnxfile.replace_files import Watch, read_whole
 from optimum_htp.resolve.config_folder import Carrier, carrier_of
+from optimum_htp.resolve.model_files import stamped_in
 
 if TYPE_CHECKING:
     from optimum_htp.loading.onnx_repos import OnnxRepo
 
-__all__ = ["Local", "Named", "named", "named_or_error"]
+__all__ = ["Local", "Named", "named", "named_or_error", "stamped_file"]
 
 Local = Callable[[Any, Mapping[str, Any]], Path | None]
 
@@ -44,7 +47,7 @@ class Named:
     Attributes:
         path: The local file; None for a file on a Hub.
         repo: The repo with the file; None for a local file.
-        folder: The folder, if the call names a folder.
+        folder: The folder that the call names, if any.
         options: The options of the call that still matter.
     """
 
@@ -56,8 +59,7 @@ class Named:
     def fetched(self) -> Path:
         """Return the local file. A file on a Hub is downloaded with the other files of its model.
 
-        Raises:
-            ConfigLoadError: A file on a Hub has no record, and no config was given.
+        ConfigLoadError: A file on a Hub has no record, and no config was given.
         """
         if self.path is not None:
             return self.path
@@ -69,9 +71,7 @@ class Named:
     def carrier(self) -> Carrier:
         """Return the starting point of a search for the model's other files. Does not download the ONNX file.
 
-        Raises:
-            OnnxFileNotFoundError: The file does not exist.
-            ConfigLoadError: A file on a Hub has no record.
+        ConfigLoadError: A file on a Hub has no record.
         """
         if self.repo is not None:
             return self.repo.carrier()
@@ -81,16 +81,12 @@ class Named:
         return carrier_of(self.path, read_record(self.path), self.access, self.folder)
 
     def of_its_commit(self, options: Mapping[str, Any]) -> Named | None:
-        """Return the cached file if its repo is at another commit than its record, and the call gives no revision.
-
-        Args:
-            options: The options of the call.
-        """
+        """Return the cached file if its repo is at another commit than its record, and the call gives no revision."""
         if self.carrier().other is None or "revision" in self.options:
             return None
-        left = {name: value for name, value in self.options.items() if name != "local_files_only"}
-        kept = {name: options[name] for name in ("local_files_only",) if name in options}
-        return Named(self.fetched(), None, None, {**left, **kept})
+        name = "local_files_only"
+        kept = {name: options[name]} if name in options else {}
+        return Named(self.fetched(), None, None, {**_without(self.options, (name,)), **kept})
 
     @property
     def access(self) -> HubAccess:
@@ -122,8 +118,8 @@ def named(
         OnnxFileNotFoundError: A file that the options name does not exist.
         HFHubIntegrationError: A named file on a Hub is not available; the subclass gives the reason.
     """
-    if (pinned := pinned_file.get()) is not None and pinned[0] == model_id:
-        return Named(pinned[1], None, None, _without(options, _REPO_OPTIONS))
+    if (pinned := pinned_path(model_id)) is not None:
+        return Named(pinned, None, None, _without(options, _REPO_OPTIONS))
     chosen = chosen_options(model_id) if isinstance(model_id, (str, os.PathLike)) else {}
     asked = {**options, **{name: value for name, value in chosen.items() if not options.get(name)}}
     if failed and isinstance(model_id, str) and model_id.startswith("file://"):
@@ -153,11 +149,7 @@ def named(
 
 
 def named_or_error(model_id: str | os.PathLike[str], options: Mapping[str, Any]) -> Named:
-    """Return the ONNX file with a record that a call opens.
-
-    Args:
-        model_id: The file, a folder, a repo, or an address.
-        options: Keyword arguments, as in `from_pretrained`.
+    """Return the ONNX file with a record that a call opens, or raise an error.
 
     Raises:
         OnnxFileNotFoundError: The file does not exist, or a folder contains several.
@@ -171,6 +163,68 @@ def named_or_error(model_id: str | os.PathLike[str], options: Mapping[str, Any])
     if len(names) > 1:
         raise OnnxFileNotFoundError(f"{folder} contains several ONNX files ({', '.join(names)}). Pass one of them.")
     raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {model_id}. Check the path.")
+
+
+def stamped_file(model_id: Any, options: Mapping[str, Any], *, opens: bool = True) -> Path | None:
+    """Return the ONNX file that a call of `from_pretrained` names, or None if the library must handle the call.
+
+    The call can name a path that ends in `.onnx`, or a folder of files with a record.
+    """
+    if names_a_file(model_id):
+        return path_of_file(model_id)
+    if options.get("export") or not has_onnx(model_id, options.get("subfolder")):
+        return None
+    name = options.get("file_name") or options.get("encoder_file_name")
+    root = Path(local_path(model_id), options.get("subfolder") or "")
+    folders = [place for inside in ONNX_FOLDERS if any((place := root / inside).glob(ONNX_PATTERN))]
+    folder = next((place for place in folders if name and (place / name).is_file()), (folders or [root])[0])
+    if name and not (folder / name).is_file() and (root / name).is_file():
+        folder, name = (root / name).parent, Path(name).name
+
+    def search(watch: Watch) -> Path | None:
+        for file in folder.glob(ONNX_PATTERN):
+            watch.see(file)
+        return _file_in_folder(folder, name, opens=opens)
+
+    return read_whole(folder, search)
+
+
+def _file_in_folder(folder: Path, name: str | None, *, opens: bool) -> Path | None:
+    """Return the ONNX file with a record to load from a folder, or None.
+
+    It is the requested file, or `model.onnx`, or the first file if all files belong to one model. If the call does not
+    open the file, different exports of one model are interchangeable.
+    """
+    records = stamped_in(folder)
+    if not records:
+        return None
+    wanted = folder / (name or ONNX_FILE)
+    if wanted.is_file():
+        return wanted if wanted in records or record_if_any(wanted) is not None else None
+    if name is not None and opens:
+        if any(folder.rglob(PurePosixPath(name).name)):  # Optimum searches subfolders too
+            return None
+        raise OnnxFileNotFoundError(
+            f"There is no {name} in {folder}. It has {', '.join(path.name for path in records)}. Pass one of these as "
+            "file_name= (for encoder and decoder: encoder_file_name=, decoder_file_name=)."
+        )
+    first, *others = records
+    if all(_are_one_model(records[other], records[first], opens=opens) for other in others):
+        return first
+    if (folder / CONFIG).is_file():
+        return None  # Optimum raises its own error, if it fails
+    raise SeveralModelsError(
+        f"{folder} contains {len(records)} models ({', '.join(path.name for path in records)}). Pass the path of one "
+        "of these files, or file_name=."
+    )
+
+
+def _are_one_model(record: ExportMetadata, other: ExportMetadata, *, opens: bool) -> bool:
+    """Whether two files are parts of one model, or, if no file is opened, whether they are exports of one model."""
+    if record.belongs_with(other) and other.onnx_files:
+        return True
+    same = record.hub_id is not None and (record.hub_id, record.hub_sha) == (other.hub_id, other.hub_sha)
+    return not opens and (same or (bool(record.embedded_files) and record.embedded_files == other.embedded_files))
 
 
 def _without(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

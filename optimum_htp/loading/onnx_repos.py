@@ -24,7 +24,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.libraries.names import CONFIG, ONNX_FILE, ONNX_FOLDERS
-from optimum_htp.loading.recognize import names_a_remote_file
+from optimum_htp.loading.recognize import is_onnx_name, names_a_remote_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
@@ -50,15 +50,10 @@ class OnnxRepo:
     """A repo at a commit, and the ONNX file of a model in it.
 
     Attributes:
-        hub: The Hub of the repo.
-        repo_id: The repo.
-        commit: The full commit.
         file: The file's path in the repo.
         named: More files that the user named.
-        access: How to reach the Hub.
         ref: The revision that resolved to the commit.
         onnx_files: All ONNX files of the repo.
-        has_config: Whether the repo also has a config.
     """
 
     hub: Hub
@@ -71,21 +66,21 @@ class OnnxRepo:
     onnx_files: tuple[str, ...]
     has_config: bool = False
 
+    @property
+    def _cached(self) -> Path:
+        """The path of the file in the cache."""
+        return self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file
+
     def record_if_any(self) -> ExportMetadata | None:
         """Return the file's record, or None. An uncached file is not downloaded: only its header is read."""
-        cached = self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file
-        if cached.is_file():
+        if (cached := self._cached).is_file():
             properties = read_metadata(cached)
         else:
             properties = read_hub_header(self.hub, self.repo_id, self.commit, self.file, self.access).metadata
         return ExportMetadata.from_properties(properties)
 
     def record(self) -> ExportMetadata:
-        """Return the file's record.
-
-        Raises:
-            ConfigLoadError: The file has no record.
-        """
+        """Return the file's record, or raise ConfigLoadError."""
         record = self.record_if_any()
         if record is None:
             raise ConfigLoadError(
@@ -96,13 +91,9 @@ class OnnxRepo:
         return record
 
     def embedded(self, record: ExportMetadata) -> EmbeddedFiles | None:
-        """Return the model's embedded files, or None if there are none or their ONNX file is not available.
-
-        Args:
-            record: The file's record.
-        """
-        here = self.hub.snapshot(self.repo_id, self.commit, (), self.access)
-        if (here / self.file).is_file() and (found := embedded_in(here / self.file, record)) is not None:
+        """Return the model's embedded files, or None if there are none or their ONNX file is not available."""
+        cached = self._cached
+        if cached.is_file() and (found := embedded_in(cached, record)) is not None:
             return found
         if not record.embedded_files or self.access.local_files_only:
             return None
@@ -125,19 +116,11 @@ class OnnxRepo:
         )
 
     def carrier(self) -> Carrier:
-        """Return the starting point of a search for the model's other files.
-
-        Raises:
-            ConfigLoadError: The file has no record.
-        """
+        """Return the starting point of a search for the model's other files, or raise ConfigLoadError."""
         record = self.record()
         name = f"{self.repo_id}/{self.file}"
-        return Carrier(name, record, None, (), True, lambda: self.embedded(record), self.other(record))
-
-    def other(self, record: ExportMetadata | None) -> Path | None:
-        """Return the cached folder of this commit if the record names another commit of the same repo, else None."""
-        here = self.hub.snapshot(self.repo_id, self.commit, (), self.access)
-        return other_snapshot(here / self.file, record, self.access)
+        other = other_snapshot(self._cached, record, self.access)
+        return Carrier(name, record, None, (), True, lambda: self.embedded(record), other)
 
     def fetch(self) -> Path:
         """Download the file, the other files of its model, and their external data. Return its path in the cache."""
@@ -154,16 +137,15 @@ class OnnxRepo:
             parts = [(root / name).as_posix() for name in record.onnx_files]
             names += [name for name in parts if name in self.onnx_files]  # a class can work without the others
             self._snapshot(names)
-        data = []
-        for name in dict.fromkeys(names):
-            if (folder / name).is_file():
-                onnx_folder = PurePosixPath(name).parent
-                data += [
-                    (onnx_folder / location).as_posix()
-                    for location in external_files(folder / name)
-                    if is_contained(location)
-                ]
-        self._snapshot(data)
+        there = [name for name in dict.fromkeys(names) if (folder / name).is_file()]
+        self._snapshot(
+            [
+                (PurePosixPath(name).parent / location).as_posix()
+                for name in there
+                for location in external_files(folder / name)
+                if is_contained(location)
+            ]
+        )
         return folder / self.file
 
     def _root(self, part: str) -> PurePosixPath | None:
@@ -177,15 +159,10 @@ class OnnxRepo:
 def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = True) -> OnnxRepo | None:
     """Return the repo that a call of `from_pretrained` names, or None if it has no ONNX files.
 
-    Args:
-        model_id: The argument of `from_pretrained`.
-        options: Its keyword arguments; `revision` is that of this repo.
-        bare: Whether to ignore repos with a config, for which Optimum and `AutoConfig` raise the error.
+    With `bare`, a repo with a config is ignored, for which Optimum and `AutoConfig` raise the error.
 
     Raises:
-        SeveralModelsError: The repo contains several models.
-        OnnxFileNotFoundError: The repo lacks the file that the options name.
-        HFHubIntegrationError: A named file on a Hub is not available; the subclass gives the reason.
+        SeveralModelsError, OnnxFileNotFoundError, HFHubIntegrationError: As in `named`.
     """
     if not isinstance(model_id, str) or options.get("export"):
         return None
@@ -198,7 +175,11 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
         asked = parse_reference(model_id, options.get("revision"))
         subfolder = PurePosixPath(str(options.get("subfolder") or ""))
         config = (subfolder / CONFIG).as_posix()
-        if (bare and _has_config(asked, config, access)) or _is_known_without_onnx(asked, access):
+        cached = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
+        if (asked.hub.name, asked.repo_id, cached) in _without_onnx:
+            return None
+        # The failed load has just downloaded the config if it exists.
+        if bare and cached is not None and (_folder(asked, cached, access) / config).is_file():
             return None
         commit, files = _contents(asked, access)
     except OptimumHTPError as error:
@@ -207,7 +188,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
         # The library's own error is raised instead.
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
         return None
-    onnx_files = tuple(sorted(name for name in files if name.lower().endswith(".onnx")))
+    onnx_files = tuple(sorted(filter(is_onnx_name, files)))
     ref = asked.revision or asked.hub.default_revision
     if bare and config in files:
         return None
@@ -231,13 +212,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
 
 
 def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
-    """Return the repo and the file that a URL names.
-
-    Raises:
-        OnnxFileNotFoundError: The file does not exist.
-        InvalidModelReferenceError: The URL is not a Hub file, or contradicts the given revision.
-        HFHubIntegrationError: The Hub does not list the repo's files; the subclass gives the reason.
-    """
+    """Return the repo and the file that a URL names. InvalidModelReferenceError: it names none on a Hub."""
     is_address = url.startswith(("http://", "https://"))
     prefix = plugins.HUGGING_FACE if is_address else url.partition("://")[0]
     missing: ModelNotFoundError | None = None
@@ -250,7 +225,7 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
             continue
         if file not in files:
             raise OnnxFileNotFoundError(f"There is no file {file} in {repo_id} at {commit}. Check repo and path.")
-        onnx_files = tuple(name for name in files if name.lower().endswith(".onnx"))
+        onnx_files = tuple(filter(is_onnx_name, files))
         ref = asked.revision or asked.hub.default_revision
         return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, onnx_files)
     if missing is not None:
@@ -265,26 +240,19 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
     )
 
 
-def _has_config(asked: Reference, config: str, access: HubAccess) -> bool:
-    """Whether the cache contains the config of a repo. The failed load has just downloaded it if it exists."""
-    commit = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
-    return commit is not None and (asked.hub.snapshot(asked.repo_id, commit, (), access) / config).is_file()
-
-
-def _is_known_without_onnx(asked: Reference, access: HubAccess) -> bool:
-    """Whether the cached commit is known to contain no ONNX file."""
-    commit = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
-    return (asked.hub.name, asked.repo_id, commit) in _without_onnx
+def _folder(asked: Reference, commit: str, access: HubAccess) -> Path:
+    """Return the folder of a commit in the cache. Nothing is downloaded."""
+    return asked.hub.snapshot(asked.repo_id, commit, (), access)
 
 
 def _contents(asked: Reference, access: HubAccess) -> tuple[str, tuple[str, ...]]:
     """Return commit and files of a repo, from the Hub or, without a connection, from the cache."""
     found = find_commit(asked.hub, asked.repo_id, asked.revision, access)
     if found.info is not None:
-        if not any(name.lower().endswith(".onnx") for name in found.info.files) and len(_without_onnx) < _REMEMBERED:
+        if not any(map(is_onnx_name, found.info.files)) and len(_without_onnx) < _REMEMBERED:
             _without_onnx.add((asked.hub.name, asked.repo_id, found.commit))
         return found.commit, found.info.files
-    folder = asked.hub.snapshot(asked.repo_id, found.commit, (), access)
+    folder = _folder(asked, found.commit, access)
     return found.commit, tuple(
         Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names
     )

@@ -8,9 +8,8 @@ search return exactly the files of the model, under the names that Optimum expec
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,19 +17,19 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.errors import OnnxFileNotFoundError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.axes import refuse_code_in_axes
+from optimum_htp.libraries.names import ONNX_FILE, ONNX_PATTERN
 from optimum_htp.libraries.ort_classes import class_for, is_a
 from optimum_htp.loading.other_commits import has_changed, overriding_commit
 from optimum_htp.loading.preprocessors import LazyPreprocessors
-from optimum_htp.loading.recognize import files_being_loaded
-from optimum_htp.loading.stamped_files import files_of_names, model_files
+from optimum_htp.loading.recognize import files_being_loaded, setting
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
-from optimum_htp.onnxfile import contained_files, read_signature
+from optimum_htp.onnxfile import contained_files, external_files, read_signature
 from optimum_htp.onnxfile.replace_files import Watch, read_whole
 from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overriding
-from optimum_htp.resolve.configs import ConfigSource, load_config, load_generation_config
+from optimum_htp.resolve.configs import load_config, load_generation_config
 from optimum_htp.resolve.export_manifest import carries_manifest
-from optimum_htp.resolve.model_files import ModelFiles
+from optimum_htp.resolve.model_files import ModelFiles, parts_of
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
@@ -117,7 +116,7 @@ def _loaded(request: _Request, watch: Watch) -> ORTModel:
     config, options = _configured(request, carrier)
     preprocessors = _preprocessors(carrier, request.access, request.revision, request.trust_remote_code)
     try:
-        with _search_returns(files), ThreadPoolExecutor(1) as pool:
+        with setting(files_being_loaded, files), ThreadPoolExecutor(1) as pool:
             if preprocessors is not None and request.preprocessors_too:
                 pool.submit(len, preprocessors)  # onnxruntime releases the interpreter lock while it creates a session
             model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
@@ -138,16 +137,8 @@ def _loaded(request: _Request, watch: Watch) -> ORTModel:
 def complete(cls: type[ORTModel], model: ORTModel, path: Path, options: Mapping[str, Any]) -> ORTModel:
     """Add preprocessors to a model that Optimum has loaded itself, from a repo with an ONNX file and a config.
 
-    If the config is of another commit than the file, and has changed, the file is loaded again with its own config.
-
-    Args:
-        cls: The class of the call.
-        model: The model.
-        path: The file of the model.
-        options: The options of the call.
-
-    Returns:
-        The model, or the newly loaded model.
+    If the config is of another commit than the file, and has changed, the file is loaded again with its own config,
+    and the new model is returned.
     """
     metadata = read_record(path)
     access = HubAccess.from_options({**options, "force_download": None})
@@ -190,22 +181,66 @@ def _files(request: _Request, metadata: ExportMetadata | None, watch: Watch) -> 
             "Load it with transformers.exporters.ExportedModel, or export it again with --engine optimum."
         )
     given = {name: request.options[name] for name in _PART_NAMES if request.options.get(name) is not None}
-    files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
+    files = _named_files(path, given, watch) if given else _model_files(cls, path, metadata, watch)
     wrong = _wrong_task(cls, path, metadata) if _lacks_output(cls, path, metadata) else None
     if wrong is not None:
         raise wrong
     return files
 
 
+def _model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
+    """Return the files that the class opens, by the names that it searches."""
+    if not is_a(cls, "ORTModelForConditionalGeneration"):
+        return ModelFiles(path.parent, {ONNX_FILE: _openable(path)})
+    if metadata is None:
+        return ModelFiles(path.parent, {file.name: file for file in sorted(path.parent.glob("*.onnx"))})
+    if not metadata.onnx_files:
+        raise OnnxFileNotFoundError(
+            f"{path} contains a whole model, but {cls.__name__} requires an encoder and a decoder. It was exported "
+            f"for the task {metadata.task}. Export the model for another task, without --monolith."
+        )
+    parts = parts_of(path, metadata, watch)
+    return parts._replace(by_name={name: _openable(file) for name, file in parts.by_name.items()})
+
+
+def _named_files(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:
+    """Return the files that the user named, by these names."""
+    for name in given.values():
+        watch.see(path.parent / name)
+        if not (path.parent / name).is_file():
+            existing = ", ".join(sorted(file.name for file in path.parent.glob(ONNX_PATTERN)))
+            raise OnnxFileNotFoundError(f"There is no {name} in {path.parent}. It has {existing}. Pass one of these.")
+    return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
+
+
+def _openable(path: Path) -> Path:
+    """Return the path at which ONNX Runtime finds a file's external data, also if the file is a symlink."""
+    if path.is_symlink() and not all((path.parent / name).exists() for name in external_files(path)):
+        return path.resolve()
+    return path
+
+
 def _configured(request: _Request, carrier: Carrier) -> tuple[Any, Mapping[str, Any]]:
     """Return the config, and the options, which contain the generation config if the model generates."""
-    options, trusted = request.options, request.trust_remote_code
-    source = None
-    if request.config is None:
-        source = find(carrier, "AutoConfig", request.access, request.revision, with_code=trusted)
-    config = _config(request, source, carrier.record)
-    if _is_generator(request.cls) and options.get("generation_config") is None:
-        own = find(carrier, "GenerationConfig", request.access, request.revision, with_code=trusted, needed=False)
+    from transformers import GenerationMixin
+
+    config, options, access = request.config, request.options, request.access
+    revision, trusted = request.revision, request.trust_remote_code
+    if isinstance(config, (str, os.PathLike)):
+        config = request.cls._load_config(
+            os.fspath(config),
+            token=access.token,
+            force_download=access.force_download,
+            trust_remote_code=trusted,
+            **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
+            **({} if revision is None else {"revision": revision}),
+        )
+    elif config is None:
+        source = find(carrier, "AutoConfig", access, revision, with_code=trusted)
+        assert source is not None  # `find` raises otherwise
+        config = load_config(source, carrier.record, trust_remote_code=trusted, anew=access.force_download)
+    if issubclass(request.cls, GenerationMixin) and options.get("generation_config") is None:
+        own = find(carrier, "GenerationConfig", access, revision, with_code=trusted, needed=False)
         options = {**options, "generation_config": load_generation_config(own, config)}
     return config, options
 
@@ -243,34 +278,3 @@ def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
         f"{path} was exported for {metadata.task}, which {cls.__name__} cannot run. Use {fitting.__name__}, or export "
         "the model again for another task."
     )
-
-
-def _config(request: _Request, source: ConfigSource | None, metadata: ExportMetadata | None) -> Any:
-    config, access = request.config, request.access
-    if isinstance(config, (str, os.PathLike)):
-        return request.cls._load_config(
-            os.fspath(config),
-            token=access.token,
-            force_download=access.force_download,
-            trust_remote_code=request.trust_remote_code,
-            **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
-            **({} if request.revision is None else {"revision": request.revision}),
-        )
-    if config is None and source is not None:
-        return load_config(source, metadata, trust_remote_code=request.trust_remote_code, anew=access.force_download)
-    return config
-
-
-def _is_generator(cls: type[ORTModel]) -> bool:
-    from transformers import GenerationMixin
-
-    return issubclass(cls, GenerationMixin)
-
-
-@contextmanager
-def _search_returns(files: ModelFiles) -> Iterator[None]:
-    token = files_being_loaded.set(files)
-    try:
-        yield
-    finally:
-        files_being_loaded.reset(token)

@@ -14,7 +14,7 @@ from optimum_htp.hubs.huggingface.cache import is_known_missing
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG
 from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file
 from optimum_htp.masking import get_logger
-from optimum_htp.metadata import read_record
+from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.evidence import names_below
 from optimum_htp.resolve.adjacent import PIPELINE, PREPROCESSORS
 from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overriding
@@ -29,11 +29,9 @@ _warned: Final[set[tuple[str, str]]] = set()
 
 
 def needs_reload(file: Path, options: Mapping[str, Any]) -> bool:
-    """Whether a file that a library has loaded from a repo must be loaded again with the configs of its own commit.
+    """Whether a cached file that a library has loaded must be loaded again with the configs of its own commit.
 
-    Args:
-        file: The cached file.
-        options: The options of the load, under transformers' names.
+    The options are those of the load, under transformers' names.
     """
     record = read_record(file)
     if overriding(record, options.get("revision")) is not None:
@@ -43,13 +41,7 @@ def needs_reload(file: Path, options: Mapping[str, Any]) -> bool:
 
 
 def overriding_commit(carrier: Carrier, options: Mapping[str, Any], access: HubAccess) -> str | None:
-    """Return the commit of an ONNX file's repo if the user gives its revision and its configs differ, else None.
-
-    Args:
-        carrier: The ONNX file.
-        options: The options of the call.
-        access: How to reach the Hub.
-    """
+    """Return the commit of an ONNX file's repo if the user gives its revision and its configs differ, else None."""
     if carrier.other is None or overriding(carrier.record, options.get("revision")) is None:
         return None
     trusted = bool(options.get("trust_remote_code"))
@@ -62,53 +54,41 @@ def has_changed(
 ) -> bool:
     """Whether the configs of a repo differ from those at the commit in the ONNX file's record.
 
-    Args:
-        carrier: The ONNX file.
-        access: How to reach the Hub.
-        with_code: Whether to trust code of the repo.
-        model_only: Whether to check only the model's own configs, without preprocessors and modules.
-        warn: Whether to log a warning about a change.
-
-    Returns:
-        Also False if the file was downloaded at its own commit, or if the configs of this commit are not available.
+    Also False if the file was downloaded at its own commit, or if the configs of this commit are not available. With
+    `model_only`, only the model's own configs count, not those of preprocessors and modules. A change is logged once.
     """
-    if carrier.other is None or carrier.record is None:
+    record, other = carrier.record, carrier.other
+    if other is None or record is None:
         return False
-    own, library = carrier.record.config_files or (), carrier.record.export_library or "transformers"
-    names = MODEL_CONFIGS if model_only else {*config_files(names_below(carrier.other), library=library), *own}
+    own, library = record.config_files or (), record.export_library or "transformers"
+    names = MODEL_CONFIGS if model_only else {*config_files(names_below(other), library=library), *own}
     with suppress(AccessDeniedError, DownloadError, ModelNotFoundError):
-        changed = next((name for name in sorted(names) if _differs(carrier, name, access, with_code)), None)
-        if changed is not None and warn:
-            _warn(carrier, changed)
-        return changed is not None
+        changed = (name for name in sorted(names) if _differs(carrier, record, other, name, access, with_code))
+        if (name := next(changed, None)) is None:
+            return False
+        if warn and (record.source, other.name) not in _warned:
+            _warned.add((record.source, other.name))
+            logger.warning(
+                "%s was exported from %s, and %s has changed since. The configs and preprocessors of that commit are "
+                'used. Pass revision="%s" for those next to the file, or export the model again from its newest '
+                "commit.",
+                carrier.name,
+                record.source,
+                name,
+                other.name,
+            )
+        return True
     return False
 
 
-def _warn(carrier: Carrier, name: str) -> None:
-    """Log once that a repo has changed."""
-    record, other = carrier.record, carrier.other
-    if record is None or other is None or (record.source, other.name) in _warned:
-        return
-    _warned.add((record.source, other.name))
-    logger.warning(
-        "%s was exported from %s, and %s has changed since. The configs and preprocessors of that commit are used. "
-        'Pass revision="%s" for those next to the file, or export the model again from its newest commit.',
-        carrier.name,
-        record.source,
-        name,
-        other.name,
-    )
-
-
-def _differs(carrier: Carrier, name: str, access: HubAccess, with_code: bool) -> bool:
-    folder, record = carrier.other, carrier.record
-    if folder is None or record is None:
-        return False
+def _differs(
+    carrier: Carrier, record: ExportMetadata, folder: Path, name: str, access: HubAccess, with_code: bool
+) -> bool:
     path = folder / name
     repo_id = folder.parents[1].name.removeprefix("models--").replace("--", "/")  # can be an old name
     if not path.is_file() and not is_known_missing(repo_id, name, folder.parents[2], folder.name):
         return False  # not requested yet
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    digest = _digest_of(path)
     if record.config_files is not None and name not in record.config_files:
         return digest is not None
     what = PIPELINE if record.export_library == "diffusers" else _loader_of(name)
@@ -128,5 +108,8 @@ def _digest_in(source: ConfigSource, name: str, other: Path) -> str | None:
         return next((file.sha256 for file in source.files if file.name == name), "")
     if source.folder == other:
         return ""
-    path = source.folder / name
+    return _digest_of(source.folder / name)
+
+
+def _digest_of(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -26,12 +26,8 @@ def completed_arguments(arguments: dict[str, Any], *, failed: bool = False) -> d
     """Return the arguments of `transformers.pipeline`, completed from an ONNX file.
 
     A path is replaced by the loaded model. A missing task comes from the file, and missing preprocessors are the
-    model's own. Other arguments are unchanged.
-
-    Args:
-        arguments: The given arguments.
-        failed: Whether the function has failed with them. Then repos are searched, and None is returned if none is
-            found.
+    model's own. Other arguments are unchanged. If the function has failed with them, repos are searched, and None is
+    returned if none is found.
     """
     found = named(arguments.get("model"), _options(arguments), failed=failed, opens=True)
     if found is None and failed:
@@ -40,13 +36,9 @@ def completed_arguments(arguments: dict[str, Any], *, failed: bool = False) -> d
 
 
 def arguments_of_its_commit(arguments: dict[str, Any], file: Path) -> dict[str, Any] | None:
-    """Return the arguments with model and preprocessors of a file's own commit, for a file loaded from a repo.
+    """Return the arguments with model and preprocessors of a cached file's own commit.
 
-    Returns None if the repo is at this commit or has the same configs.
-
-    Args:
-        arguments: The given arguments.
-        file: The cached file.
+    Returns None if the file's repo is at this commit or has the same configs.
     """
     options = _options(arguments)
     if options.get("config") is not None or not needs_reload(file, options):

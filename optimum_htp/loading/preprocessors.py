@@ -26,62 +26,20 @@ _TEXT: Final = ("AutoTokenizer",)
 _IMAGE: Final = ("AutoImageProcessor",)
 _AUDIO: Final = ("AutoFeatureExtractor",)
 _SEVERAL: Final = ("AutoProcessor",)
-_BY_PIPELINE_TAG: Final = {
-    **dict.fromkeys(
-        (
-            "feature-extraction",
-            "fill-mask",
-            "multiple-choice",
-            "question-answering",
-            "sentence-similarity",
-            "summarization",
-            "table-question-answering",
-            "text-classification",
-            "text-generation",
-            "text-ranking",
-            "text-to-image",
-            "text2text-generation",
-            "token-classification",
-            "translation",
-            "zero-shot-classification",
-        ),
-        _TEXT,
-    ),
-    **dict.fromkeys(
-        (
-            "depth-estimation",
-            "image-classification",
-            "image-feature-extraction",
-            "image-segmentation",
-            "image-to-image",
-            "keypoint-detection",
-            "object-detection",
-            "unconditional-image-generation",
-            "video-classification",
-        ),
-        _IMAGE,
-    ),
-    **dict.fromkeys(("audio-classification", "audio-to-audio", "voice-activity-detection"), _AUDIO),
-    "automatic-speech-recognition": (*_SEVERAL, *_AUDIO),
-    "image-to-text": (*_SEVERAL, *_IMAGE),
-    **dict.fromkeys(
-        (
-            "any-to-any",
-            "audio-text-to-text",
-            "document-question-answering",
-            "image-text-to-text",
-            "mask-generation",
-            "text-to-audio",
-            "text-to-speech",
-            "video-text-to-text",
-            "visual-document-retrieval",
-            "visual-question-answering",
-            "zero-shot-image-classification",
-            "zero-shot-object-detection",
-        ),
-        _SEVERAL,
-    ),
+_TAGS: Final = {
+    _TEXT: "feature-extraction fill-mask multiple-choice question-answering sentence-similarity summarization "
+    "table-question-answering text-classification text-generation text-ranking text-to-image text2text-generation "
+    "token-classification translation zero-shot-classification",
+    _IMAGE: "depth-estimation image-classification image-feature-extraction image-segmentation image-to-image "
+    "keypoint-detection object-detection unconditional-image-generation video-classification",
+    _AUDIO: "audio-classification audio-to-audio voice-activity-detection",
+    (*_SEVERAL, *_AUDIO): "automatic-speech-recognition",
+    (*_SEVERAL, *_IMAGE): "image-to-text",
+    _SEVERAL: "any-to-any audio-text-to-text document-question-answering image-text-to-text mask-generation "
+    "text-to-audio text-to-speech video-text-to-text visual-document-retrieval visual-question-answering "
+    "zero-shot-image-classification zero-shot-object-detection",
 }
+_BY_PIPELINE_TAG: Final = {tag: names for names, tags in _TAGS.items() for tag in tags.split()}
 """The Auto classes for a file that does not name its preprocessors, by the Hub's pipeline tags
 (https://huggingface.co/tasks)."""
 
@@ -91,16 +49,7 @@ def first_preprocessor(
 ) -> Callable[[], Any] | None:
     """Return a function that loads the first preprocessor of an ONNX file's model, or None if it has none.
 
-    Args:
-        carrier: The file.
-        access: How to reach the Hub.
-        revision: Overrides the commit of the file.
-        trusted: Whether to trust code of the repo.
-        needed: Whether missing preprocessors of a local model are an error.
-
-    Raises:
-        ConfigLoadError: The preprocessors are needed and missing.
-        HFHubIntegrationError: The preprocessors cannot be downloaded; the subclass gives the reason.
+    If `needed`, missing preprocessors of a local model are an error. Exceptions are those of `find`.
     """
     record = carrier.record
     if record is None:
@@ -111,40 +60,25 @@ def first_preprocessor(
         logger.warning("%s was exported from a local model, and has no preprocessors next to it.", carrier.name)
         return None
     folder = folder_of(place)
-    names = _class_names(record, folder)
+    names = record.preprocessors or _classes_in(folder) or _BY_PIPELINE_TAG.get(record.pipeline_tag or "", ())
     return functools.partial(load_preprocessor, names[0], folder, record, trust_remote_code=trusted) if names else None
 
 
-def _class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
-    """Return the Auto classes for a model's preprocessors.
-
-    They come from the file's record, or else from the model's files, or else from its pipeline tag.
-    """
-    if metadata.preprocessors:
-        return metadata.preprocessors
-    return preprocessor_classes(*_files_and_configs(folder)) or _BY_PIPELINE_TAG.get(metadata.pipeline_tag or "", ())
-
-
-def _files_and_configs(folder: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def _classes_in(folder: Path) -> tuple[str, ...]:
+    """Return the Auto classes for the preprocessors in a folder."""
     files = [path.name for path in folder.iterdir()]
-    configs = (name for name in files if name.endswith(".json"))
-    return files, {name: content for name in configs if isinstance(content := read_json(folder / name), dict)}
+    contents = {name: read_json(folder / name) for name in files if name.endswith(".json")}
+    return preprocessor_classes(
+        files, {name: content for name, content in contents.items() if isinstance(content, dict)}
+    )
 
 
 def load_preprocessor(
     name: str, folder: Path, metadata: ExportMetadata, *, trust_remote_code: bool = False, slow: bool = False
 ) -> Any:
-    """Load a new preprocessor. A fast tokenizer that threads share would raise `Already borrowed`.
+    """Load a new preprocessor of an Auto class; with `slow`, a tokenizer that is written in Python.
 
-    Args:
-        name: The Auto class.
-        folder: The folder with its files.
-        metadata: The record of its ONNX file.
-        trust_remote_code: Whether to trust code of the repo.
-        slow: Whether to load a slow tokenizer (written in Python).
-
-    Raises:
-        PreprocessorLoadError: The preprocessor cannot be loaded; the cause is chained.
+    It is new because a fast tokenizer that threads share would raise `Already borrowed`.
     """
     import transformers
 
@@ -163,18 +97,13 @@ class LazyPreprocessors(Sequence[Any]):
     """`model.preprocessors` of a loaded model: downloaded and loaded at their first use."""
 
     def __init__(
-        self,
-        carrier: Carrier,
-        metadata: ExportMetadata,
-        access: HubAccess,
-        revision: str | None,
-        trust_remote_code: bool,
+        self, carrier: Carrier, metadata: ExportMetadata, access: HubAccess, revision: str | None, trusted: bool
     ) -> None:
         self._carrier = carrier
         self._metadata = metadata
         self._access = access
         self._revision = revision
-        self._trust_remote_code = trust_remote_code
+        self._trusted = trusted
         self._lock = ForkSafeLock()
         self._loaded: list[Any] | None = None
 
@@ -215,11 +144,9 @@ class LazyPreprocessors(Sequence[Any]):
             return self._loaded
 
     def _load(self, *, slow: bool) -> list[Any]:
-        trusted = self._trust_remote_code
-        loaded = []
-        for name in self._metadata.preprocessors:
-            folder = find_folder(
-                self._carrier, name, self._access, self._revision, with_code=trusted, slow=slow and name in _TEXT
-            )
-            loaded.append(load_preprocessor(name, folder, self._metadata, trust_remote_code=trusted, slow=slow))
-        return loaded
+        def load(name: str) -> Any:
+            options = {"with_code": self._trusted, "slow": slow and name in _TEXT}
+            folder = find_folder(self._carrier, name, self._access, self._revision, **options)
+            return load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trusted, slow=slow)
+
+        return [load(name) for name in self._metadata.preprocessors]

@@ -43,16 +43,8 @@ def sentence_file(
 ) -> Path | None:
     """Return a file that sentence_transformers does not find in a folder or repo of ONNX files with a record.
 
-    Args:
-        source: The folder or the repo.
-        name: The file's path in it, with `/`.
-        access: How to reach the Hub.
-        revision: The revision of the repo. For a folder, it overrides the commit of the file.
-        with_code: Whether to trust code of the model's repo.
-
-    Returns:
-        The path, in a folder of embedded files or in the cache. None if it is not a sentence_transformers model, or if
-        the commit does not have the file.
+    The path is in a folder of embedded files or in the cache. It is None if it is not a sentence_transformers model,
+    or if the commit does not have the file. For a folder, the revision overrides the commit of the ONNX file.
 
     Raises:
         ConfigLoadError: The weights of a module do not exist, or are a pickle.
@@ -99,11 +91,7 @@ def _missing_weights(carrier: Carrier, name: str, revision: str | None) -> str:
 
 
 def _refuse_pickle(carrier: Carrier, name: str, revision: str | None) -> None:
-    """Raise an error for the weights of a module if they exist under no name.
-
-    Raises:
-        ConfigLoadError: `name` is the pickle, the last name that sentence_transformers tries.
-    """
+    """Raise ConfigLoadError if `name` is the pickle of a module, the last name that sentence_transformers tries."""
     record, file = carrier.record, PurePosixPath(name)
     assert record is not None
     known = {*(record.config_files or ()), *(one.name for one in record.embedded_files)}

@@ -31,15 +31,9 @@ def suffixed(name: str, suffix: str | None) -> str:
 
 
 def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata | None:
-    """Stamp a file with the record of the file that it was made from.
+    """Stamp a file with the record of the file that it was made from, and return the record; None without one.
 
-    Args:
-        source: The file that was optimized or quantized.
-        made: The new file.
-        suffix: The suffix of the new file names.
-
-    Returns:
-        The record, or None if the source has none.
+    `suffix` is that of the new file names. A failure is logged.
     """
     try:
         with checked_before_replacing(check_of(source)):  # The file is read several times.

@@ -61,11 +61,7 @@ def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> Export
 
 
 def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetadata]:
-    """Return the files of a model that are still at their places in the export, renamed or not, with their records.
-
-    Raises:
-        MissingSiblingError: The file has fewer parent folders than its name in the model.
-    """
+    """Return the files of a model that are still at their places in the export, renamed or not, with their records."""
     found = {path: record}
     if record.onnx_file is None:
         return found
@@ -78,11 +74,7 @@ def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetad
 
 
 def once_a_model(work: Callable[[str], Result]) -> Callable[[str], Result]:
-    """Return a function that does work on the model of each given file, once for all files of the model.
-
-    Args:
-        work: The work. Its result for one file of a model is the result for all of them.
-    """
+    """Return a function that does work on the model of each given file, once for all files of the model."""
     done: dict[object, Result] = {}
     turns: defaultdict[object, Lock] = defaultdict(Lock)
 
@@ -132,7 +124,12 @@ def embed_files(
         OnnxWriteError: A file cannot be written. It is unchanged.
     """
     path, access = Path(path), HubAccess.of(access, token, cache_dir, local_files_only)
-    record = _record(path)
+    record = read_record(path)
+    if record is None:
+        raise EmbeddedFilesError(
+            f"{path} has no record. Run `optimum-cli htp inject {path} --model ID` (or a folder) to add one; this "
+            "also embeds the model's files."
+        )
     files = files_of_model(path, record)
     first = holder_of(record.onnx_files)
     if first is not None and first not in {other.onnx_file for other in files.values()}:
@@ -175,7 +172,8 @@ def unembed_files(
         OnnxWriteError: A file cannot be written, or another file has its name. The ONNX files are unchanged.
     """
     path = Path(path)
-    if not _has_any(path):
+    header = read_header(path)
+    if _KEYS.isdisjoint({*header.metadata, *header.archives}):
         return ()
     # They are discarded, so they need not be valid.
     record = record_if_any(path) if folder is None else read_record(path)
@@ -203,14 +201,7 @@ def unembed_files(
 def _files_in_turn(path: Path, record: ExportMetadata) -> Iterator[dict[Path, ExportMetadata]]:
     """Yield the files of a model with their records, while no other command embeds into them or exports over them.
 
-    Args:
-        path: One of the files.
-        record: Its record, read before.
-
-    Raises:
-        MissingSiblingError: The file is not in a folder of its model.
-        FileChangedError: The file has another record now.
-        OnnxWriteError: Another command has been writing to the folder for too long.
+    FileChangedError: The file has another record now. OnnxWriteError: Another command has been writing for too long.
     """
     with ExitStack() as held:
         if record.onnx_file is not None:
@@ -221,21 +212,6 @@ def _files_in_turn(path: Path, record: ExportMetadata) -> Iterator[dict[Path, Ex
         if record_if_any(path) != record:
             raise FileChangedError(f"Another command changed {path}. Nothing was written; run the command again.")
         yield files_of_model(path, record)
-
-
-def _has_any(path: Path) -> bool:
-    header = read_header(path)
-    return not _KEYS.isdisjoint({*header.metadata, *header.archives})
-
-
-def _record(path: Path) -> ExportMetadata:
-    record = read_record(path)
-    if record is None:
-        raise EmbeddedFilesError(
-            f"{path} has no record. Run `optimum-cli htp inject {path} --model ID` (or a folder) to add one; this "
-            "also embeds the model's files."
-        )
-    return record
 
 
 def _source(
@@ -258,8 +234,7 @@ def _check_commits(
 ) -> None:
     """Reject files that differ from the commit in the record, because loaders would use them as the commit's files.
 
-    Raises:
-        MismatchError: Some files differ. If the Hub has no digests, there is a warning instead.
+    If the Hub has no digests, there is a warning instead.
     """
     digests: Mapping[str, FileDigest] | None = None
     reason: object

@@ -24,13 +24,10 @@ __all__ = ["EmbeddedCheck", "check_embedded", "differing"]
 
 @dataclass(frozen=True)
 class EmbeddedCheck:
-    """The result of a check.
+    """The result of a check: the fault as a sentence, and the content of the embedded `config.json`.
 
-    Attributes:
-        fault: The fault, as a sentence; None without one.
-        config: Content of the embedded `config.json`; None without one.
-        words: Text to append to the result of the other checks.
-        unproven: Why the files were not compared with the commit; None if they were.
+    `words` is appended to the result of the other checks. `unproven` is why the files were not compared with the
+    commit; None if they were.
     """
 
     fault: str | None = None
@@ -40,18 +37,9 @@ class EmbeddedCheck:
 
 
 def check_embedded(path: Path, record: ExportMetadata, access: HubAccess | None) -> EmbeddedCheck | None:
-    """Compare the embedded files with their list in the record and with the commit.
+    """Compare the embedded files with their list in the record and, if `access` is given, with the commit.
 
-    Args:
-        path: The file.
-        record: Its record.
-        access: Options for Hub requests; None for a file without a commit.
-
-    Returns:
-        The result, or None if the file has no embedded files.
-
-    Raises:
-        HFHubIntegrationError: The Hub does not return the digests; the subclass gives the reason.
+    Returns None if the file has no embedded files.
     """
     if not record.embedded_files:
         return None

@@ -40,8 +40,14 @@ from optimum_htp.origin.source import HubSource, locate
 from optimum_htp.resolve.embedding import ALL, Embedding, check_choice, embedding_of
 from optimum_htp.resolve.export_manifest import manifest_beside
 from optimum_htp.stamping.embed import with_embedded
-from optimum_htp.stamping.new_record import export_record, plugin_properties
-from optimum_htp.stamping.stamp import is_reproducible, now, stamp
+from optimum_htp.stamping.stamp import (
+    export_record,
+    is_reproducible,
+    now,
+    plugin_properties,
+    stamp,
+    with_hub_facts,
+)
 from optimum_htp.version import __version__
 
 __all__ = ["Injection", "inject_hub_metadata", "look_up", "with_past_of"]
@@ -50,6 +56,8 @@ logger = get_logger(__name__)
 
 # Names of key value inputs and outputs in exports of Optimum and of transformers' exporters.
 _PAST: Final = ("past_key_values", "present", "cache.", "input.cache.", "output.cache.")
+# The fields of `RepoInfo` that a result of `is_hub_model` has too.
+_FACTS: Final = ("pipeline_tag", "library_name", "base_model", "license", "downloads", "likes", "private", "gated")
 # Names of the parts of an encoder-decoder in Optimum and transformers.js, with a suffix for the variant.
 _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_merged)?)(?P<variant>.*)\.onnx")
 
@@ -58,13 +66,7 @@ _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_mer
 class Injection:
     """A model to stamp files with. All files that are stamped with one instance belong together.
 
-    Attributes:
-        checkpoint: The model's files.
-        access: Options for Hub requests.
-        embed: What is embedded: `all`, `config` or `none`.
-        external_data: Whether to move the weights of each file to a new file next to it.
-        timestamp, export_id: Values that all stamped files share.
-        seen: The checked files.
+    They share the timestamp and the export id. `seen` are the files that were checked.
     """
 
     checkpoint: Checkpoint
@@ -103,17 +105,9 @@ class Injection:
     def record(
         self, path: Path, siblings: Iterable[str] = (), *, task: str | None = None, force: bool = False
     ) -> ExportMetadata:
-        """Return the record for a file, without writing it.
+        """Return the record for a file, without writing it. The siblings include this file.
 
-        Args:
-            path: The ONNX file.
-            siblings: Names of all files of the model, including this one, if it has several.
-            task: Optimum task; None to infer it.
-            force: Whether to continue if the file does not match the model.
-
-        Raises:
-            InvalidOnnxFileError: The file is not an ONNX model.
-            MismatchError: The file is not an export of this model.
+        MismatchError: The file is not an export of this model, and this is not forced.
         """
         checkpoint = self.checkpoint
         if task is not None:
@@ -140,11 +134,7 @@ class Injection:
         return with_embedded(record, self.embedding(path))
 
     def write(self, path: Path, record: ExportMetadata) -> ExportMetadata:
-        """Stamp a file with a record; return the record as written.
-
-        Raises:
-            OnnxWriteError: The file cannot be written. It is unchanged.
-        """
+        """Stamp a file with a record; return the record as written."""
         author = self.info.author if self.info is not None else None
         embedding = self.embedding(path)
         archive = embedding.archive if embedding is not None and record.embedded_in is None else None
@@ -184,11 +174,7 @@ def look_up(
     embed: str = ALL,
     external_data: bool = False,
 ) -> Injection:
-    """Look up the model to stamp files with: its commit, config and preprocessors, without its weights.
-
-    Raises:
-        HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
-    """
+    """Look up the model to stamp files with: its commit, config and preprocessors, without its weights."""
     checkpoint = fetch_checkpoint(locate(model_name_or_path, revision, access), access, None, weights=False)
     checkpoint.require_config()
     return Injection(checkpoint, access, embed, external_data)
@@ -301,13 +287,7 @@ def _reference_of_known(known: Mapping[str, Any]) -> str | None:
 
 
 def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, force: bool) -> ExportMetadata:
-    """Return a record from the result of `is_hub_model` and from the graph.
-
-    Raises:
-        InvalidModelReferenceError: The mapping is not a result of `is_hub_model`.
-        ExportError: The task is unknown.
-        MismatchError: The graph is not an export of such a model.
-    """
+    """Return a record from the result of `is_hub_model` and from the graph."""
     graph, commit = read_graph(path), str(known.get("sha"))
     tag = known.get("pipeline_tag")
     task = task or task_of_graph(graph, path) or (str(tag) if tag and is_task(str(tag)) else None)
@@ -316,16 +296,6 @@ def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, 
     if not force and (reason := graph_mismatch({}, task, graph)) is not None:
         raise MismatchError(f"{path} does not match {known.get('model_id')}: {reason}.")
     warn_of_traces(path, graph)
-    facts: dict[str, Any] = {
-        "pipeline_tag": tag,
-        "library_name": known.get("library_name"),
-        "base_model": known.get("base_model"),
-        "license": known.get("license"),
-        "model_downloads": None if is_reproducible() else known.get("downloads"),
-        "model_likes": None if is_reproducible() else known.get("likes"),
-        "private": known.get("private"),
-        "gated": known.get("gated"),
-    }
     ref = known.get("revision")
     record = ExportMetadata(
         model_type="hub",
@@ -339,8 +309,9 @@ def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, 
         task=with_past_of(canonical_task(task), graph),
         export_library="transformers",
         unchecked=("config", "preprocessors"),
-        **facts,
     )
+    facts: dict[str, Any] = {name: known.get(name) for name in _FACTS}
+    record = with_hub_facts(record, RepoInfo(repo_id=str(record.hub_id), commit=commit, files=(), **facts))
     try:
         ExportMetadata.from_properties(record.to_properties())
     except MetadataError as error:

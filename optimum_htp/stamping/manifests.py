@@ -62,13 +62,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that an export wrote.
-
-    Attributes:
-        name: Path relative to the job's folder.
-        size: Bytes.
-        sha256: Digest of its content, in hexadecimal.
-    """
+    """A file that an export wrote: path relative to the job's folder, size in bytes, and digest in hexadecimal."""
 
     name: str
     size: int
@@ -81,13 +75,11 @@ class ManifestModel:
 
     Attributes:
         model: Repo id or folder, as given to the batch.
+        output: Folder of the export, relative to the batch's folder.
         revision: The requested revision; None for the default branch.
         commit: The exported commit; None for a folder.
-        output: Folder of the export, relative to the batch's folder.
-        task: Optimum task of the export.
         options: Further arguments of the export; None if they are unknown.
         versions: Versions of packages at export, if they differ from the manifest's; empty if they are unknown.
-        files: The written files.
     """
 
     model: str
@@ -102,13 +94,7 @@ class ManifestModel:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The result of a batch.
-
-    Attributes:
-        folder: The batch's folder.
-        models: The models in it.
-        versions: Versions of packages at export, by distribution, for models without their own.
-    """
+    """The result of a batch. The versions of packages, by distribution, are for models without their own."""
 
     folder: Path
     models: tuple[ManifestModel, ...]
@@ -123,34 +109,21 @@ class Manifest:
         return {self.folder / model.output / file.name: (model, file) for model in self.models for file in model.files}
 
     def write(self, path: Path, *, force: bool = False) -> None:
-        """Write the manifest to a file.
-
-        Args:
-            path: The file. An existing file must be a manifest.
-            force: Whether to replace a file of another kind.
-
-        Raises:
-            ProtectedFileError: A manifest must not replace the existing file.
-            ManifestError: The file cannot be written.
-        """
-        content = {
+        """Write the manifest to a file. `force` is whether to replace a file of another kind."""
+        content: dict[str, Any] = {
             _KEY: _VERSION,
             "folder": Path(os.path.relpath(self.folder, path.parent)).as_posix(),
             "versions": dict(self.versions),
-            "models": [_plain(model) for model in self.models],
+            "models": [asdict(model) for model in self.models],
         }
+        for model in content["models"]:
+            if model["versions"] is None:
+                del model["versions"]
         try:
             text = json.dumps(masked(content), indent=1, ensure_ascii=False) + "\n"
             write_document(text.encode(), path, MANIFEST, inputs=self.files(), force=force)
         except OSError as error:
             raise ManifestError(f"The manifest {path} cannot be written: {error.strerror or error}.") from error
-
-
-def _plain(model: ManifestModel) -> dict[str, Any]:
-    plain = asdict(model)
-    if model.versions is None:
-        del plain["versions"]
-    return plain
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -276,17 +249,7 @@ def fault(path: Path, expected: WrittenFile) -> str | None:
 
 
 def verify_listed(path: Path, model: ManifestModel, file: WrittenFile, access: HubAccess | None = None) -> Verdict:
-    """Return whether a file matches its entry in a manifest, and for an ONNX file also whether its record is true.
-
-    Args:
-        path: The file.
-        model: The model that the manifest lists it for.
-        file: Its entry in the manifest.
-        access: Options for Hub requests.
-
-    Raises:
-        HFHubIntegrationError: As `verify_metadata`.
-    """
+    """Return whether a file matches its entry in a manifest, and for an ONNX file also whether its record is true."""
     if (reason := fault(path, file)) is not None:
         return Verdict(Status.INVALID, reason)
     if path.suffix != _ONNX:

@@ -1,4 +1,4 @@
-"""The values that a stamp or tags replaced in a file. The file records them, so that `strip` can restore them.
+"""The values that a stamp or tags replaced in a file. The file records them, so that `strip_metadata` restores them.
 
 The property `hf_original` is a JSON object. It contains the replaced header fields (a field that the file did not have
 is left out) and two more entries:
@@ -13,13 +13,17 @@ tool. A second stamp keeps the note of the first.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from optimum_htp.hierarchy.tags import TAGGED_IR_VERSION
+from optimum_htp.hierarchy.tags import MODEL_KEYS, TAGGED_IR_VERSION, untagged
+from optimum_htp.hierarchy.traces import without_traces
 from optimum_htp.metadata import ORIGINAL, OWN_KEYS, PREFIX, STANDARD_KEYS, has_record
-from optimum_htp.onnxfile import TEXT_FIELDS, ModelHeader
+from optimum_htp.onnxfile import TEXT_FIELDS, ModelHeader, OpenModel
+from optimum_htp.onnxfile.data_files import copy_data
 from optimum_htp.parsing import json_or_none
 
 __all__ = [
@@ -29,9 +33,9 @@ __all__ = [
     "PRODUCER",
     "Original",
     "ir_version_note",
-    "is_our_doc_string",
     "original_of",
-    "our_standard_keys",
+    "strip_metadata",
+    "strip_stack_traces",
 ]
 
 PRODUCER: Final = "optimum-htp"
@@ -68,12 +72,9 @@ class Original:
         return {**self.replaced, **self.kept}
 
     def note(self, texts: Mapping[str, str], metadata: Mapping[str, str], added: Mapping[str, str]) -> str:
-        """Return the property that records what a stamp replaces.
+        """Return the property that records what a stamp replaces, from the text fields and properties that it sets.
 
-        Args:
-            texts: The text fields that the stamp sets.
-            metadata: The properties that the stamp sets.
-            added: The properties among them that plugins set.
+        `added` are the properties that plugins set.
         """
         note: dict[str, Any] = {name: value for name, value in self.texts.items() if texts.get(name, value) != value}
         if self.ir_version is not None:
@@ -81,7 +82,8 @@ class Original:
         replaced = {
             key: value for key, value in self.metadata.items() if key in OWN_KEYS or metadata.get(key, value) != value
         }
-        return _encoded({**note, **_named(metadata=replaced, added=dict(added))})
+        entries = {"metadata": replaced, "added": dict(added)}
+        return _encoded({**note, **{name: entry for name, entry in entries.items() if entry}})
 
 
 def original_of(header: ModelHeader) -> Original:
@@ -90,7 +92,7 @@ def original_of(header: ModelHeader) -> Original:
     texts = {name: text for name, text in header.texts.items() if not _is_ours(header, name)}
     texts |= {name: text for name, text in _texts(header, note).items() if _is_ours(header, name)}
     added = {key: text for key, text in _mapping(note.get("added")).items() if header.metadata.get(key) == text}
-    ours = our_standard_keys(header) | added.keys()
+    ours = _our_standard_keys(header) | added.keys()
     ours |= {ORIGINAL} if note else set()  # Other tools may use this key for other values.
     ours |= OWN_KEYS if stamped else set()
     dropped = frozenset(ours & {*header.metadata, *header.archives})
@@ -113,13 +115,77 @@ def ir_version_note(header: ModelHeader, version: int) -> dict[str, str]:
     return {ORIGINAL: _encoded({**known, _IR_VERSION: header.ir_version})}
 
 
-def our_standard_keys(header: ModelHeader) -> frozenset[str]:
+def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
+    """Remove all keys of this package from a file and its nodes, and restore what stamps and tags replaced.
+
+    Args:
+        path: The file.
+        output: The output file; None to write in place. External data is copied too.
+
+    Returns:
+        The number of keys that were removed from the file and its nodes.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
+        OnnxWriteError: The result cannot be written. Existing files are unchanged.
+    """
+    with OpenModel.at(path) as model:
+        header = model.header
+        before = original_of(header)
+        ours = before.dropped | (MODEL_KEYS & header.metadata.keys())
+        removed = len(ours - before.replaced.keys())
+
+        def visit(known: Mapping[str, str]) -> Mapping[str, str]:
+            nonlocal removed
+            plain = untagged(known)
+            removed += len(known.keys() - plain.keys())
+            return plain
+
+        if output is not None:
+            copy_data(Path(path), Path(output))
+        model.rewrite(
+            metadata=before.replaced,
+            drop=ours.__contains__,
+            nodes=visit,
+            ir_version=before.ir_version,
+            output=output,
+            texts={
+                name: before.texts.get(name) for name in header.texts if before.texts.get(name) != header.texts[name]
+            },
+        )
+    return removed
+
+
+def strip_stack_traces(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
+    """Remove PyTorch's stack traces from the nodes of a file. They contain paths of the exporting machine.
+
+    Keys of this package are kept. Arguments and exceptions are those of `strip_metadata`.
+
+    Returns:
+        The number of nodes with a stack trace.
+    """
+    removed = 0
+
+    def visit(known: Mapping[str, str]) -> Mapping[str, str]:
+        nonlocal removed
+        plain = without_traces(known)
+        removed += len(known) - len(plain)
+        return plain
+
+    with OpenModel.at(path) as model:
+        if output is not None:
+            copy_data(Path(path), Path(output))
+        model.rewrite(nodes=visit, output=output)
+    return removed
+
+
+def _our_standard_keys(header: ModelHeader) -> frozenset[str]:
     """Return the standard keys of ONNX that have the value of a stamp."""
     noted = _noted_standard_keys(header.metadata)
     return frozenset(key for key in (AUTHOR, LICENSE) if header.metadata.get(key, "") == noted.get(key))
 
 
-def is_our_doc_string(text: str) -> bool:
+def _is_our_doc_string(text: str) -> bool:
     """Whether a stamp wrote a doc string."""
     return text.startswith("Exported from ") and f"\nwith {PRODUCER} " in text
 
@@ -130,7 +196,7 @@ def _is_ours(header: ModelHeader, name: str) -> bool:
         return header.producer_name == PRODUCER
     if name == "domain":
         return header.domain in DOMAINS.values() and has_record(header.metadata)
-    return is_our_doc_string(header.doc_string)
+    return _is_our_doc_string(header.doc_string)
 
 
 def _texts(header: ModelHeader, note: Mapping[str, Any]) -> dict[str, str]:
@@ -176,10 +242,6 @@ def _is_text(value: Any) -> TypeGuard[str]:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
-
-
-def _named(**entries: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
-    return {name: entry for name, entry in entries.items() if entry}
 
 
 def _encoded(note: Mapping[str, Any]) -> str:

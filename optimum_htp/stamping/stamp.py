@@ -1,25 +1,32 @@
-"""Write a record and standard header fields into ONNX files."""
+"""Make the records of exports, and write records and standard header fields into ONNX files."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from optimum_htp.errors import ArgumentError, FileTooLargeError
+from optimum_htp.errors import ArgumentError, FileTooLargeError, PluginError
 from optimum_htp.hierarchy.tags import TagWriter, check_taggable
 from optimum_htp.hierarchy.traces import without_traces
-from optimum_htp.metadata import EMBEDDED_ZIP, ORIGINAL, OWN_KEYS, STANDARD_KEYS, ExportMetadata
+from optimum_htp.metadata import EMBEDDED_ZIP, ORIGINAL, OWN_KEYS, SHORT_COMMIT, STANDARD_KEYS, ExportMetadata
 from optimum_htp.onnxfile import NodeVisitor, OpenModel
 from optimum_htp.stamping.originals import AUTHOR, DOMAINS, LICENSE, PRODUCER, original_of
 from optimum_htp.version import __version__
 
-__all__ = ["is_reproducible", "now", "stamp"]
+if TYPE_CHECKING:
+    from optimum_htp.hubs.base import RepoInfo
+    from optimum_htp.origin.checkpoint import Checkpoint
+
+__all__ = ["export_id", "export_record", "is_reproducible", "now", "plugin_properties", "stamp", "with_hub_facts"]
 
 
 def stamp(
@@ -34,13 +41,13 @@ def stamp(
     external_data: bool | None = False,
     is_export: bool = False,
 ) -> ExportMetadata:
-    """Write a record into an ONNX file. An existing record is replaced.
+    """Write a record into an ONNX file, and return it as written. An existing record is replaced.
 
     Args:
-        path: The file.
+        path: The file. It is unchanged if it cannot be written.
         metadata: The record. `original_producer` is filled in from the file.
         author: The author of the model.
-        extra: Further properties, from plugins.
+        extra: Properties from plugins.
         carried: Properties of other tools, from the file that this file was made from. `strip` keeps them.
         tags: Tags to write into the nodes in the same pass.
         archive: The archive of embedded files, if this file contains it.
@@ -48,14 +55,6 @@ def stamp(
             would be too large.
         is_export: Whether this process exported the file. If so, information about this machine is removed from the
             nodes.
-
-    Returns:
-        The record as written.
-
-    Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
-        FileTooLargeError: The file would have more than 2 GiB.
-        OnnxWriteError: The file cannot be written, or cannot contain tags. It is unchanged.
     """
     with OpenModel.at(path) as model:
         header = model.header
@@ -127,6 +126,107 @@ def now() -> str:
     else:
         moment = datetime.now(timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def export_record(
+    checkpoint: Checkpoint | None,
+    *,
+    task: str,
+    library: str,
+    model_class: str | None,
+    base_model: str | None = None,
+    base_commits: Mapping[str, str] | None = None,
+) -> ExportMetadata:
+    """Return the record of an export, without the names of its files.
+
+    A model in memory can have no checkpoint. A local model can be made from a base model, and its weights come from
+    the base commits, by repo.
+    """
+    from optimum_htp import plugins
+    from optimum_htp.origin.source import HubSource
+
+    record = ExportMetadata(
+        model_type="local",
+        export_version=__version__,
+        export_timestamp=now(),
+        task=task,
+        export_library=library,
+        model_class=model_class,
+        base_model=base_model,
+        base_commits=base_commits or None,
+        preprocessors=checkpoint.preprocessors if checkpoint is not None else (),
+    )
+    if checkpoint is None or base_model is not None or not isinstance(checkpoint.source, HubSource):
+        return record
+    source = checkpoint.source
+    record = dataclasses.replace(
+        record,
+        model_type="hub",
+        hub_provider=None if source.provider == plugins.HUGGING_FACE else source.provider,
+        hub_id=source.repo_id,
+        hub_sha=source.commit,
+        hub_revision=source.commit[:SHORT_COMMIT],
+        hub_ref=source.ref if source.ref != source.commit else None,
+        config_files=checkpoint.config_files if checkpoint.complete else None,
+    )
+    if source.info is None:
+        return record
+    digests = {name: digest for name in checkpoint.weight_files if (digest := source.info.digests.get(name))}
+    return with_hub_facts(dataclasses.replace(record, weight_files=digests or None), source.info)
+
+
+def export_id(folder: Path, names: Sequence[str]) -> str:
+    """Return an identifier that the files of one export share.
+
+    It is random. For an export that can be repeated byte for byte, it is a digest of the files before they are
+    stamped.
+    """
+    if not is_reproducible():
+        return uuid.uuid4().hex
+    digest = hashlib.sha256()
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()[:32]
+
+
+def plugin_properties(record: ExportMetadata, info: RepoInfo | None) -> dict[str, str]:
+    """Return the properties that plugins add.
+
+    Raises:
+        PluginError: A plugin fails, or sets a key of this package.
+    """
+    from optimum_htp import plugins
+
+    properties: dict[str, str] = {}
+    for plugin, added in plugins.answers("optimum_htp_metadata", metadata=record, info=info):
+        if isinstance(added, PluginError):
+            raise added
+        for key, value in added.items():
+            if key.startswith(("hf_", "htp.")):
+                raise PluginError(
+                    f"The plugin {plugin!r} of optimum-htp sets the metadata key {key!r}, which belongs to "
+                    "optimum-htp. Upgrade or uninstall the plugin."
+                )
+            properties[key] = str(value)
+    return properties
+
+
+def with_hub_facts(record: ExportMetadata, info: RepoInfo) -> ExportMetadata:
+    """Return a record with the facts that a Hub has about a model."""
+    counted = not is_reproducible()  # Counters change from hour to hour.
+    return dataclasses.replace(
+        record,
+        pipeline_tag=info.pipeline_tag,
+        library_name=info.library_name,
+        base_model=info.base_model,
+        license=info.license,
+        model_downloads=info.downloads if counted else None,
+        model_likes=info.likes if counted else None,
+        private=info.private,
+        gated=info.gated,
+    )
 
 
 def _doc_string(metadata: ExportMetadata) -> str:

@@ -75,8 +75,10 @@ class Verdict:
 
 @dataclass
 class _Checks:
-    """The checks that were done and those that could not be done."""
+    """The checks of a file: those that were done, and those that could not be done."""
 
+    path: Path
+    record: ExportMetadata
     done: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -87,9 +89,13 @@ class _Checks:
         else:
             self.left_out[what] = why_not
 
-    def ok(self, reason: str, record: ExportMetadata) -> Verdict:
+    def ok(self, reason: str) -> Verdict:
         """Return the result for a file without a fault."""
-        return Verdict(Status.OK, reason, record, tuple(self.done), dict(self.left_out))
+        return Verdict(Status.OK, reason, self.record, tuple(self.done), dict(self.left_out))
+
+    def failed(self, reason: str, status: Status = Status.INVALID) -> Verdict:
+        """Return the result for a file with a fault, or whose Hub cannot be reached."""
+        return Verdict(status, reason, self.record)
 
 
 def verify_metadata(
@@ -121,10 +127,10 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
         return Verdict(Status.INVALID, str(error))
     if record is None:
         return Verdict(Status.INVALID, "It has no record. Add one with `optimum-cli htp inject`.")
-    checks = _Checks()
-    _note_parts(path, record, checks)
+    checks = _Checks(path, record)
+    _note_parts(checks)
     if record.model_type == "local":
-        return _with_local_config(path, record, checks)
+        return _with_local_config(checks)
     files: tuple[str, ...] = ()
     changed: str | None = None
     try:
@@ -136,9 +142,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
                 checks.note(what, "the Hub is unreachable; a mirror has files of the commit")
         elif info is not None:
             if info.commit != record.hub_sha:
-                return Verdict(
-                    Status.INVALID, f"The Hub returned commit {info.commit} for the commit in the record.", record
-                )
+                return checks.failed(f"The Hub returned commit {info.commit} for the commit in the record.")
             files, changed = info.files, _changed_weights(record, info)
             checks.note("commit", None)
             checks.note("weight files", _why_not_weights(record, info))
@@ -148,7 +152,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
         if proof is not None and mirrored is not None:
             proof = replace(proof, unproven="the Hub is unreachable")
         if proof is not None and proof.fault is not None:
-            return Verdict(Status.INVALID, proof.fault, record)
+            return checks.failed(proof.fault)
         if proof is not None:
             checks.note("embedded files", proof.unproven)
         folder, config = None, proof.config if proof is not None else None
@@ -158,32 +162,25 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
             folder, at = found.folder, found.commit[2] if found.commit is not None else ""
             require_unchanged(hub, str(record.hub_id), at, folder, [CONFIG], access)
     except (HubUnreachableError, DownloadError) as error:  # A truncated response is no result for the file.
-        return Verdict(Status.UNREACHABLE, str(error), record)
+        return checks.failed(str(error), Status.UNREACHABLE)
     except AccessDeniedError as error:
-        return Verdict(
-            Status.UNREACHABLE, f"The commit is on the Hub, but its config cannot be downloaded. {error}", record
-        )
+        reason = f"The commit is on the Hub, but its config cannot be downloaded. {error}"
+        return checks.failed(reason, Status.UNREACHABLE)
     except (ModelNotFoundError, ConfigFileNotFoundError, InvalidModelReferenceError) as error:
-        return Verdict(Status.INVALID, str(error), record)
+        return checks.failed(str(error))
     asked = record.hub_provider in (None, plugins.HUGGING_FACE) and record.hub_sha is not None
     commit = (str(record.hub_id), str(record.hub_sha)) if asked else None
     verdict = _with_config(
-        path,
-        record,
+        checks,
         config if folder is None else read_json(folder / CONFIG),
         f"matches {record.source}{proof.words if proof is not None else ''}",
         lambda: parameters_of(folder, files, access, commit),
-        checks,
     )
-    return Verdict(Status.MISMATCH, changed, record) if changed and verdict.status is Status.OK else verdict
+    return checks.failed(changed, Status.MISMATCH) if changed and verdict.status is Status.OK else verdict
 
 
 def _asked(hub: Hub, record: ExportMetadata, access: HubAccess) -> tuple[RepoInfo | None, tuple[str, ...] | None]:
-    """Return the Hub's information about the commit in a record, or a mirror's files if the Hub is unreachable.
-
-    Raises:
-        HFHubIntegrationError: The commit does not exist, or the Hub is unreachable and no mirror has the commit.
-    """
+    """Return the Hub's information about the commit in a record, or a mirror's files if the Hub is unreachable."""
     if record.hub_sha is None:
         return None, None
     try:
@@ -216,18 +213,19 @@ def _why_not_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
     return f"the Hub has no digest of {unstated[0]}" if unstated else None
 
 
-def _note_parts(path: Path, record: ExportMetadata, checks: _Checks) -> None:
+def _note_parts(checks: _Checks) -> None:
     """Note whether the other files of a model exist."""
-    if record.onnx_file is not None:
-        there = {other.onnx_file for other in files_of_model(path, record).values()}
-        missing = [name for name in record.onnx_files if name not in there]
+    if checks.record.onnx_file is not None:
+        there = {other.onnx_file for other in files_of_model(checks.path, checks.record).values()}
+        missing = [name for name in checks.record.onnx_files if name not in there]
         checks.note("parts", f"{', '.join(missing)} of the same model is missing" if missing else None)
 
 
-def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> Verdict:
+def _with_local_config(checks: _Checks) -> Verdict:
+    path, record = checks.path, checks.record
     proof = check_embedded(path, record, None)
     if proof is not None and proof.fault is not None:
-        return Verdict(Status.INVALID, proof.fault, record)
+        return checks.failed(proof.fault)
     if proof is not None:
         checks.note("embedded files", None)
     made_from = f", made from {record.base_models}" if record.base_commits else ""
@@ -238,68 +236,52 @@ def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> V
     elif proof is not None and proof.config is not None:
         config, where = proof.config, "in it"
     else:
-        why = f"there is no {CONFIG} next to it or in it"
         for what in ("config", "shapes"):
-            checks.note(what, why)
-        return _with_graph(
-            path, record, {}, "is of a local model; there is no config.json next to it to compare with", None, checks
-        )
+            checks.note(what, f"there is no {CONFIG} next to it or in it")
+        return _with_graph(checks, {}, "is of a local model; there is no config.json next to it to compare with")
+    success = f"is of a local model, and matches the config.json {where}"
     return _with_config(
-        path,
-        record,
-        config,
-        f"is of a local model, and matches the config.json {where}",
-        lambda: parameters_of(path.parent, (), HubAccess(local_files_only=True), None),
-        checks,
+        checks, config, success, lambda: parameters_of(path.parent, (), HubAccess(local_files_only=True), None)
     )
 
 
-def _with_config(
-    path: Path,
-    record: ExportMetadata,
-    config: Any,
-    success: str,
-    parameters: Callable[[], Parameters | None],
-    checks: _Checks,
-) -> Verdict:
+def _with_config(checks: _Checks, config: Any, success: str, parameters: Callable[[], Parameters | None]) -> Verdict:
+    record = checks.record
     if not isinstance(config, dict):
         if record.export_library != "diffusers":
-            return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
+            return checks.failed(f"The {CONFIG} of {record.source} is not a config.")
         checks.note("config", "the parts of a pipeline have their own configs")
-        return _with_graph(path, record, {}, success, None, checks)
+        return _with_graph(checks, {}, success)
     if record.submodule is None:
-        if (reason := mismatch(config, record, path)) is not None:
-            return Verdict(Status.MISMATCH, f"The config of {record.source} does not match: {reason}.", record)
+        if (reason := mismatch(config, record, checks.path)) is not None:
+            return checks.failed(f"The config of {record.source} does not match: {reason}.", Status.MISMATCH)
         checks.note("config", None)
-    return _with_graph(path, record, config, success, parameters, checks)
+    return _with_graph(checks, config, success, parameters)
 
 
 def _with_graph(
-    path: Path,
-    record: ExportMetadata,
+    checks: _Checks,
     config: Mapping[str, Any],
     success: str,
-    parameters: Callable[[], Parameters | None] | None,
-    checks: _Checks,
+    parameters: Callable[[], Parameters | None] | None = None,
 ) -> Verdict:
     """Compare the graph with the task and, if the config is known, with the model."""
+    record, library = checks.record, checks.record.export_library
     if record.submodule is not None:
         for what in ("config", "outputs", "shapes"):
             checks.note(what, "the file is a module of the model, but the config is for the whole model")
-        return checks.ok(
-            f"is the module {record.submodule} according to its record; the whole model {success}", record
-        )
+        return checks.ok(f"is the module {record.submodule} according to its record; the whole model {success}")
     try:
-        graph, library = read_graph(path), record.export_library
+        graph = read_graph(checks.path)
         if config or library == "diffusers":
             fit = graph_fit(config, record.task, graph, library, parameters)
         else:
             fit = task_fit(config, record.task, graph, library)
     except OptimumHTPError as error:
-        return Verdict(Status.INVALID, str(error), record)
+        return checks.failed(str(error))
     if fit.mismatch is not None:
-        return Verdict(Status.MISMATCH, f"The config of {record.source} does not match: {fit.mismatch}.", record)
+        return checks.failed(f"The config of {record.source} does not match: {fit.mismatch}.", Status.MISMATCH)
     for what in ("outputs", "shapes"):
         if what not in checks.left_out:
             checks.note(what, fit.unchecked.get(what))
-    return checks.ok(success, record)
+    return checks.ok(success)

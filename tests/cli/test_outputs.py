@@ -22,7 +22,7 @@ from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile.outputs import ONNX, check_output, refuse_same_outputs
 from optimum_htp.report.write import check_report_path, write_report
 from optimum_htp.stamping.manifests import MANIFEST, Manifest
-from optimum_htp.stamping.strip import strip_metadata
+from optimum_htp.stamping.originals import strip_metadata
 from tests.conftest import optimum_cli
 
 

@@ -16,7 +16,7 @@ from tests.support.publishing import FIRST_OF_SWITCH, ended, posix, publisher, s
 
 @posix
 def test_folder_of_a_half_replaced_model_is_not_taken_for_two_models(old_and_new):
-    from optimum_htp.loading.stamped_files import stamped_file
+    from optimum_htp.loading.named import stamped_file
 
     output, new = old_and_new
     for folder in (output, new):

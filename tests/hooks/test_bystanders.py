@@ -211,7 +211,7 @@ def test_other_sessions_are_unchanged_during_a_load(plain, exported):
     from onnxruntime import InferenceSession
     from optimum.onnxruntime import modeling
 
-    from optimum_htp.hooks.sessions import opening_sessions
+    from optimum_htp.hooks.loading import opening_sessions
 
     file = exported("bert") / "model.onnx"
     made = []

@@ -129,7 +129,7 @@ AutoConfig.from_pretrained({str(model_folder("bert"))!r})
 AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
-    hooks = ("activation", "auto_classes", "dispatch", "loading", "newest", "patching", "sessions")
+    hooks = ("activation", "auto_classes", "dispatch", "loading", "newest", "patching")
     packages = ("forking", "hooks", "libraries", "loading")
     libraries = ("libraries.names", "libraries.preprocessors")
     light = (*packages, *libraries, *(f"hooks.{name}" for name in hooks), "loading.recognize", "version")

@@ -12,7 +12,7 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
 from optimum_htp.plugins import hub as huggingface
-from optimum_htp.stamping.new_record import export_record
+from optimum_htp.stamping.stamp import export_record
 from tests.support.asking import FILES, ask
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")

@@ -15,7 +15,7 @@ from optimum_htp.onnxfile import (
     rename_model,
     rewrite_model,
 )
-from optimum_htp.stamping.strip import strip_metadata
+from optimum_htp.stamping.originals import strip_metadata
 from optimum_htp.stamping.tag import tag_file
 from tests.conftest import optimum_cli, run_python
 from tests.support.replacing import LAYOUTS, POSIX, cached, names_in, save

@@ -15,8 +15,8 @@ from optimum_htp.errors import (
 )
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
 from optimum_htp.plugins import manager
+from optimum_htp.stamping.originals import strip_stack_traces
 from optimum_htp.stamping.stamp import stamp
-from optimum_htp.stamping.strip import strip_stack_traces
 from tests.conftest import optimum_cli
 
 

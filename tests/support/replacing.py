@@ -39,7 +39,7 @@ def writers(calls):
 import sys
 from optimum_htp.errors import FileChangedError
 from optimum_htp.onnxfile import rewrite_model
-from optimum_htp.stamping.strip import strip_metadata
+from optimum_htp.stamping.originals import strip_metadata
 from optimum_htp.stamping.tag import tag_file
 print("ready", flush=True)
 for line in sys.stdin:

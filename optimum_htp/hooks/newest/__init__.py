@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Final
 
@@ -35,19 +34,19 @@ BRIDGED: Final = frozenset(
 
 def providing(name: str) -> AbstractContextManager[None]:
     """Return the context for the import of a module of Optimum. It adds missing names to transformers."""
-    return _providing(name) if name in BRIDGED and is_needed() else nullcontext()
+    if name not in BRIDGED or not is_needed():
+        return nullcontext()
+    from optimum_htp.hooks.newest.breaks import provided_names
+
+    return provided_names(name)
 
 
 def bridge(module: ModuleType) -> None:
     """Bridge the breaks of a module of Optimum, right after its import."""
     if module.__name__ in BRIDGED and is_needed():
-        importlib.import_module(f"{__name__}.breaks").apply(module)
+        from optimum_htp.hooks.newest.breaks import apply
 
-
-@contextmanager
-def _providing(name: str) -> Iterator[None]:
-    with importlib.import_module(f"{__name__}.breaks").provided_names(name):
-        yield
+        apply(module)
 
 
 def is_needed() -> bool:

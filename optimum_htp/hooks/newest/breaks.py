@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from optimum_htp.hooks.patching import is_active
 
-__all__ = ["Break", "apply", "breaks", "provided_names", "provides", "bridges", "mentions"]
+__all__ = ["Break", "apply", "breaks", "bridges", "mentions", "provided_names"]
 
 # The modules of this package that define breaks.
-_SOURCES: Final = ("names", "exporting", "models", "generating", "pipelines")
+_SOURCES: Final = ("names", "exporting", "models", "generating")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,7 @@ class Break:
     """An incompatibility between optimum-onnx and transformers 5.
 
     Attributes:
-        name: The name of the function that bridges it.
         module: The affected module of Optimum.
-        summary: The break in one sentence.
         function: Bridges the break in the module and returns True, or returns False if the break is absent. For a
             missing name, takes no argument and returns the object.
         missing: For a missing name: the module and the name that transformers lacks.
@@ -42,23 +42,13 @@ _breaks: Final[list[Break]] = []
 _bridged: Final[set[tuple[str, str]]] = set()
 
 
-def bridges(*modules: str) -> Callable[[Callable[[ModuleType], bool]], Callable[[ModuleType], bool]]:
-    """Register a function that bridges a break in modules of Optimum, after their import."""
+def bridges(*modules: str, missing: tuple[str, str] | None = None) -> Callable[[Function], Function]:
+    """Register a function that bridges a break in modules of Optimum; see `Break`."""
 
-    def register(function: Callable[[ModuleType], bool]) -> Callable[[ModuleType], bool]:
+    def register(function: Function) -> Function:
+        summary = (function.__doc__ or "").partition("\n")[0]
         for module in modules:
-            _breaks.append(Break(function.__name__, module, _summary(function), function))
-        return function
-
-    return register
-
-
-def provides(*modules: str, missing: tuple[str, str]) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Register a function that returns a name that transformers lacks during the import of modules of Optimum."""
-
-    def register(function: Callable[[], Any]) -> Callable[[], Any]:
-        for module in modules:
-            _breaks.append(Break(function.__name__, module, _summary(function), function, missing))
+            _breaks.append(Break(function.__name__, module, summary, function, missing))
         return function
 
     return register
@@ -111,10 +101,6 @@ def _code_mentions(code: CodeType, texts: frozenset[str]) -> bool:
     names.update(item for item in code.co_consts if isinstance(item, str))
     nested = (item for item in code.co_consts if isinstance(item, CodeType))
     return not texts.isdisjoint(names) or any(_code_mentions(item, texts) for item in nested)
-
-
-def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").partition("\n")[0]
 
 
 def _load() -> None:

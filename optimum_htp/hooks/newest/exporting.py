@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.newest.breaks import bridges, mentions
 from optimum_htp.hooks.newest.generating import CACHE, PAST, legacy_of_cache
-from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute, wrap_function
+from optimum_htp.hooks.patching import Call, classes_of, replace_attribute, wrap_attribute, wrap_function
 
 _PATCHER: Final = "optimum.exporters.onnx.model_patcher"
 _SAVED: Final = "_optimum_htp_forward"
@@ -33,8 +33,7 @@ def removed_generation_parameters(module: ModuleType) -> bool:
 
     name = "_get_non_default_generation_parameters"
     callers = [getattr(module, "onnx_export_from_model", None)]
-    for owner in _classes(module):
-        callers.append(vars(owner).get("_from_pretrained"))
+    callers += [vars(owner).get("_from_pretrained") for owner in classes_of(module)]
     present = getattr(PretrainedConfig, name, _no_parameters)
     if present is not _no_parameters or not any(mentions(caller, name) for caller in callers):
         return False
@@ -52,7 +51,9 @@ def decorated_forward(module: ModuleType) -> bool:
     by names only, and returns the old name.
     Obsolete once ModelPatcher calls the decorated forward by names, and supports `cache`.
     """
-    if mentions(module.ModelPatcher.__init__, CACHE) or not _has_cache_field():
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    if mentions(module.ModelPatcher.__init__, CACHE) or CACHE not in BaseModelOutputWithPast.__dataclass_fields__:
         return False
     wrap_attribute(module.ModelPatcher, "__init__", _hook_patcher_init)
     wrap_attribute(module.ModelPatcher, "__exit__", _hook_patcher_exit)
@@ -65,7 +66,9 @@ def removed_legacy_caches(module: ModuleType) -> bool:
 
     Obsolete once model_patcher.py makes caches with their constructors (its newest commit does).
     """
-    if hasattr(module.DynamicCache, "from_legacy_cache") or not _calls_legacy(module):
+    functions = (module.preprocess_past_key_values, module.postprocess_past_key_values)
+    calls_legacy = any(mentions(function, "from_legacy_cache", "to_legacy_cache") for function in functions)
+    if hasattr(module.DynamicCache, "from_legacy_cache") or not calls_legacy:
         return False
     replace_attribute(module, "preprocess_past_key_values", _cache_of_legacy)
     postprocess = module.postprocess_past_key_values
@@ -232,8 +235,7 @@ def _hook_patcher_init(call: Call) -> Any:
     classic = _classic_forward(forward) if forward is not None else None
     if classic is None:
         return call.pass_on()
-    with_own = vars(model)
-    saved = with_own.get("forward")
+    saved = vars(model).get("forward")
     model.forward = classic
     try:
         return call.pass_on()
@@ -303,21 +305,5 @@ def _cache_of_legacy(past_key_values: Any) -> Any:
     return cache
 
 
-def _calls_legacy(module: ModuleType) -> bool:
-    functions = (module.preprocess_past_key_values, module.postprocess_past_key_values)
-    return any(mentions(function, "from_legacy_cache", "to_legacy_cache") for function in functions)
-
-
 def _takes_anything(function: Any) -> bool:
-    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def _has_cache_field() -> bool:
-    from transformers.modeling_outputs import BaseModelOutputWithPast
-
-    return CACHE in BaseModelOutputWithPast.__dataclass_fields__
-
-
-def _classes(module: ModuleType) -> list[type]:
-    return [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
+    return any(item.kind is item.VAR_KEYWORD for item in inspect.signature(function).parameters.values())

@@ -7,10 +7,12 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.newest.breaks import bridges, mentions
-from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute
+from optimum_htp.hooks.patching import Call, classes_of, replace_attribute, wrap_attribute
 
 __all__ = ["CACHE", "PAST", "fill_cache", "is_empty", "legacy_of_cache", "new_cache"]
 
+CACHE: Final = "cache"
+PAST: Final = "past_key_values"
 _GENERATING: Final = ("optimum.onnxruntime.modeling_decoder", "optimum.onnxruntime.modeling_seq2seq")
 _FORWARD: Final = "forward"
 _PREPARE: Final = "_prepare_cache_for_generation"
@@ -71,7 +73,7 @@ def cache_objects_in_generate(module: ModuleType) -> bool:
 
     if CACHE not in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters:
         return False
-    owners = _generating_classes(module)
+    owners = [owner for owner in classes_of(module) if issubclass(owner, GenerationMixin)]
     if any(
         CACHE in inspect.signature(vars(owner)[_FORWARD]).parameters for owner in owners if _FORWARD in vars(owner)
     ):
@@ -181,17 +183,6 @@ def _hook_reorder_cache(call: Call) -> Any:
         return call.pass_on()
     cache.reorder_cache(call.get("beam_idx"))
     return cache
-
-
-def _generating_classes(module: ModuleType) -> list[type]:
-    from transformers import GenerationMixin
-
-    classes = [item for item in vars(module).values() if isinstance(item, type)]
-    return [item for item in classes if item.__module__ == module.__name__ and issubclass(item, GenerationMixin)]
-
-
-CACHE: Final = "cache"
-PAST: Final = "past_key_values"
 
 
 def legacy_of_cache(cache: Any) -> Any:

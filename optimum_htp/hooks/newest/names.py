@@ -1,21 +1,27 @@
-"""Names that modules of Optimum import and that transformers 5 has moved or removed.
+"""Names that transformers 5 has moved, renamed or removed, and breaks in loading and in Optimum's pipelines.
 
-transformers gets each name only during the import of that module, so other code never sees it.
+transformers gets a name that Optimum imports only during the import of that module, so other code never sees it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
-from optimum_htp.hooks.newest.breaks import bridges, mentions, provides
-from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
+from optimum_htp.hooks.newest.breaks import bridges, mentions
+from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute, wrap_function
 
-_DECORATOR = "optimum.exporters.onnx._traceable_decorator"
+_DECORATOR: Final = "optimum.exporters.onnx._traceable_decorator"
+# Arguments for PyTorch models that transformers passes and Optimum does not remove.
+_OF_PYTORCH: Final = ("dtype", "code_revision", "device_map")
+_PIPELINES: Final = "optimum.onnxruntime.pipelines"
 
 
-@provides(_DECORATOR, missing=("transformers.utils.generic", "_CAN_RECORD_REGISTRY"))
+@bridges(_DECORATOR, missing=("transformers.utils.generic", "_CAN_RECORD_REGISTRY"))
 def moved_output_registry() -> Any:
     """`_CAN_RECORD_REGISTRY` moved to `transformers.utils.output_capturing`.
 
@@ -26,7 +32,7 @@ def moved_output_registry() -> Any:
     return _CAN_RECORD_REGISTRY
 
 
-@provides(_DECORATOR, missing=("transformers.utils.generic", "OutputRecorder"))
+@bridges(_DECORATOR, missing=("transformers.utils.generic", "OutputRecorder"))
 def moved_output_recorder() -> Any:
     """`OutputRecorder` moved to `transformers.utils.output_capturing`.
 
@@ -37,7 +43,7 @@ def moved_output_recorder() -> Any:
     return OutputRecorder
 
 
-@provides("optimum.exporters.onnx.convert", missing=("transformers.modeling_utils", "get_parameter_dtype"))
+@bridges("optimum.exporters.onnx.convert", missing=("transformers.modeling_utils", "get_parameter_dtype"))
 def removed_parameter_dtype() -> Any:
     """`get_parameter_dtype` was removed.
 
@@ -48,7 +54,7 @@ def removed_parameter_dtype() -> Any:
     return PreTrainedModel.dtype.fget  # works on any module
 
 
-@provides("optimum.onnxruntime.modeling", missing=("transformers.utils", "is_offline_mode"))
+@bridges("optimum.onnxruntime.modeling", missing=("transformers.utils", "is_offline_mode"))
 def moved_offline_mode() -> Any:
     """`is_offline_mode` moved to huggingface_hub.
 
@@ -59,7 +65,7 @@ def moved_offline_mode() -> Any:
     return is_offline_mode
 
 
-@provides("optimum.onnxruntime.modeling_seq2seq", missing=("transformers", "AutoModelForVision2Seq"))
+@bridges("optimum.onnxruntime.modeling_seq2seq", missing=("transformers", "AutoModelForVision2Seq"))
 def renamed_vision_class() -> Any:
     """`AutoModelForVision2Seq` became `AutoModelForImageTextToText`.
 
@@ -70,7 +76,7 @@ def renamed_vision_class() -> Any:
     return AutoModelForImageTextToText
 
 
-@provides("optimum.onnxruntime.modeling_diffusion", missing=("transformers", "CLIPFeatureExtractor"))
+@bridges("optimum.onnxruntime.modeling_diffusion", missing=("transformers", "CLIPFeatureExtractor"))
 def renamed_clip_processor() -> Any:
     """`CLIPFeatureExtractor` became `CLIPImageProcessor`.
 
@@ -134,3 +140,72 @@ def _hook_get_model(call: Call) -> Any:
     model = call.pass_on_with(call.subject, model_name_or_path=base)
     model.load_adapter(str(folder))
     return model
+
+
+@bridges(_PIPELINES)
+def renamed_model_loader(module: ModuleType) -> bool:
+    """`infer_framework_load_model`, which Optimum's `pipeline` replaces, became `load_model`.
+
+    It returns only the model, not the framework.
+    Obsolete once optimum-onnx replaces `transformers.pipelines.load_model`.
+    """
+    from transformers import pipelines
+
+    if hasattr(pipelines, "infer_framework_load_model") or not hasattr(pipelines, "load_model"):
+        return False
+    if mentions(module.patch_pipelines_to_load_ort_model, "load_model"):
+        return False
+
+    def load_model(model: Any, config: Any = None, task: str | None = None, **kwargs: Any) -> Any:
+        for name in _OF_PYTORCH:
+            kwargs.pop(name, None)
+        return module.ort_infer_framework_load_model(model, config, task=task, **kwargs)[1]
+
+    @contextlib.contextmanager
+    def patch_pipelines_to_load_ort_model() -> Iterator[None]:
+        original = pipelines.load_model
+        pipelines.load_model = load_model
+        try:
+            yield
+        finally:
+            pipelines.load_model = original
+
+    replace_attribute(module, "patch_pipelines_to_load_ort_model", patch_pipelines_to_load_ort_model)
+    return True
+
+
+@bridges(_PIPELINES)
+def removed_framework_option(module: ModuleType) -> bool:
+    """`transformers.pipeline` has no `framework`, which `optimum.pipelines.pipeline` passes.
+
+    Obsolete once `optimum.pipelines.pipeline` does not pass it with transformers 5.
+    """
+    from transformers import pipelines
+
+    if "framework" in inspect.signature(inspect.unwrap(pipelines.pipeline)).parameters:
+        return False
+    wrap_function(module, "pipeline", _hook_pipeline)
+    return True
+
+
+@bridges(_PIPELINES)
+def renamed_image_task(module: ModuleType) -> bool:
+    """The task `image-to-text` became `image-text-to-text`.
+
+    Obsolete once Optimum's table of tasks contains it.
+    """
+    from transformers.pipelines import get_supported_tasks
+
+    tasks = module.ORT_TASKS_MAPPING
+    old, new = "image-to-text", "image-text-to-text"
+    if old not in tasks or new in tasks or new not in get_supported_tasks():
+        return False
+    replace_attribute(module, "ORT_TASKS_MAPPING", {**tasks, new: tasks[old]})
+    return True
+
+
+def _hook_pipeline(call: Call) -> Any:
+    call.kwargs.pop("framework", None)
+    if call.kwargs.get("torch_dtype") in (None, "auto"):  # transformers warns about this default
+        call.kwargs.pop("torch_dtype", None)
+    return call.pass_on()

@@ -31,14 +31,7 @@ _OTHER_NAMES: Final = {"optimum-onnx": ("optimum-onnx-naf",), "onnxruntime": ("o
 
 @dataclass(frozen=True)
 class Package:
-    """An installed package.
-
-    Attributes:
-        name: The distribution.
-        version: The installed version, or None.
-        tested: The newest tested version.
-        is_newer: Whether the installed version is newer than the tested one.
-    """
+    """A distribution, its installed version, and the newest tested one."""
 
     name: str
     version: str | None
@@ -48,13 +41,9 @@ class Package:
 
 @dataclass(frozen=True)
 class Stack:
-    """The installed packages and the bridged breaks.
+    """The installed packages, this one first, and the breaks between them.
 
-    Attributes:
-        packages: The packages, this one first.
-        breaks: Name, module and summary of each break, and whether it is bridged.
-        faults: The reason for each module of Optimum that cannot be imported.
-        enabled: Whether the hooks are active.
+    `faults` has the reason for each module of Optimum that cannot be imported. `enabled` is whether hooks are active.
     """
 
     packages: tuple[Package, ...]

@@ -1,4 +1,7 @@
-"""The format `htp` of transformers' `AutoHfExporter`: exports like `OnnxExporter`, and saves files with a record."""
+"""Hooks transformers' exporters, which get the format `htp`, and `ExportedModel.from_pretrained`, which loads it.
+
+The format `htp` of `AutoHfExporter` exports like `OnnxExporter`, and saves files with a record.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-__all__ = ["FORMAT", "install", "uninstall"]
+from optimum_htp.hooks.dispatch import Answer, file_or_result
+from optimum_htp.hooks.patching import Call, wrap_attribute
 
-FORMAT: Final = "htp"
+__all__ = ["install", "uninstall"]
+
+_FORMAT: Final = "htp"
 _TRACED: Final = "optimum_htp"  # the key of a program's TracedModel
 _AUTO: Final = "transformers.exporters.auto"
 
 
 def install(module: ModuleType) -> None:
-    """Register the format with transformers' module of formats."""
-    if FORMAT not in module.EXPORT_BACKENDS:
+    """Hook into the module that defines `ExportedModel`, or register the format with the module of formats."""
+    if module.__name__ != _AUTO:
+        wrap_attribute(module.ExportedModel, "from_pretrained", _hook_from_pretrained)
+    elif _FORMAT not in module.EXPORT_BACKENDS:
         module.register_backend(*_backend())
 
 
@@ -25,7 +33,7 @@ def uninstall() -> None:
     """Remove the format. Does nothing if it is not registered."""
     module = sys.modules.get(_AUTO)
     if module is not None:
-        module.EXPORT_BACKENDS.pop(FORMAT, None)
+        module.EXPORT_BACKENDS.pop(_FORMAT, None)
 
 
 def _backend() -> tuple[Any, Any]:
@@ -38,12 +46,12 @@ def _backend() -> tuple[Any, Any]:
     class HTPOnnxConfig(OnnxConfig):  # type: ignore[misc]
         """The options of `OnnxConfig`."""
 
-        export_format: str = FORMAT
+        export_format: str = _FORMAT
 
     class HTPOnnxExporter(HfExporter):  # type: ignore[misc]
         """Exports like `OnnxExporter`, and saves files with a record."""
 
-        export_format = FORMAT
+        export_format = _FORMAT
         config_class = HTPOnnxConfig
         program_suffix = ".onnx"
         required_packages = ("torch", "onnx", "onnxscript")
@@ -106,3 +114,12 @@ def _backend() -> tuple[Any, Any]:
             return OnnxModelRunner.from_program(program, metadata, device, providers, session_options)
 
     return HTPOnnxExporter, HTPOnnxRunner
+
+
+def _hook_from_pretrained(call: Call) -> Any:
+    from optimum_htp.loading.exported_models import exported_file, load
+
+    found = file_or_result(call, bare=True, local=exported_file)
+    if isinstance(found, Answer):
+        return found.result
+    return load(call.args[0], found.fetched(), **found.options)
