@@ -71,10 +71,7 @@ def summarize(
 ) -> dict[str, ModuleSummary]:
     """Return the modules that own nodes, and those around them, in the order of the graph, the root first.
 
-    Args:
-        graph: The graph.
-        assignment: The modules of its nodes.
-        microseconds: Time of each node, by its index.
+    `microseconds` has the time of each node, by its index.
     """
     tree = assignment.tree
     modules: dict[str, ModuleSummary] = {ROOT: _new(ROOT, tree, 0)}

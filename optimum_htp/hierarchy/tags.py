@@ -171,11 +171,6 @@ def coverage_of(header: ModelHeader) -> dict[str, int]:
 def known_assignment(path: str | os.PathLike[str], header: ModelHeader, graph: Graph) -> Assignment:
     """Return the modules in the tags of a tagged file's nodes.
 
-    Args:
-        path: The file, for the message.
-        header: Its header.
-        graph: Its graph.
-
     Raises:
         MetadataError: It has no tags, or they are invalid.
     """

@@ -241,11 +241,9 @@ def _matched(
 ) -> Iterator[ValueComparison]:
     """Yield pairs of an output value of the file's module and the nearest one of PyTorch's, each used once.
 
-    Args:
-        found: Values of the file.
-        expected: Values of PyTorch.
-        others: Values of other modules that the file does not have: a batch norm may be folded into this module.
-        apart: Returns the distance of two arrays of one shape.
+    `found` are values of the file, `expected` those of PyTorch, and `apart` returns the distance of two arrays of one
+    shape. `others` are values of other modules that the file does not have: a batch norm may be folded into this
+    module.
     """
     pairs = sorted(
         (

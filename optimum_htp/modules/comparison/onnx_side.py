@@ -22,11 +22,7 @@ _NAME: Final = 1  # Field of ValueInfoProto.
 class OnnxValues:
     """Runs a file on some inputs.
 
-    Args:
-        path: The file.
-        feeds: Its inputs, by name; unknown ones are ignored.
-        wanted: Inner values that will be requested.
-        known: Its own outputs.
+    Unknown inputs are ignored. `wanted` are inner values that will be requested, `known` the file's own outputs.
 
     Raises:
         ComparisonError: ONNX Runtime does not load the file, or inputs are missing.

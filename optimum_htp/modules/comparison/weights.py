@@ -25,13 +25,7 @@ _BLOCK: Final = 1 << 20  # Elements of a weight that are compared at a time.
 
 
 class FileWeights:
-    """The weights of a file, each with the modules that use it.
-
-    Args:
-        path: The file.
-        graph: Its graph.
-        modules: The modules of the graph's nodes.
-    """
+    """The weights of a file, each with the modules that use it."""
 
     def __init__(self, path: Path, graph: Graph, modules: tuple[str, ...]) -> None:
         tensors = {tensor.name: tensor for tensor in stored_tensors(path)}
@@ -112,11 +106,7 @@ def compare_with_parameters(
 ) -> dict[str, list[WeightComparison]]:
     """Return the comparisons of a file's weights with the parameters of PyTorch's modules, by module.
 
-    Args:
-        weights: Weights of the file.
-        parameters: Parameters of each module.
-        folded: Modules into which another was folded.
-        atol, rtol: The tolerances.
+    `folded` are the modules into which another was folded.
     """
     found: dict[str, list[WeightComparison]] = defaultdict(list)
     for name, home in weights.homes.items():
@@ -144,13 +134,7 @@ def compare_with_parameters(
 def without_derived(
     path: Path, folder: Path, compared: Mapping[str, Sequence[WeightComparison]]
 ) -> Mapping[str, Sequence[WeightComparison]]:
-    """Return comparisons in which weights computed from the checkpoint's tensors do not exceed the tolerances.
-
-    Args:
-        path: The file.
-        folder: The folder of its checkpoint.
-        compared: Comparisons by module.
-    """
+    """Return comparisons in which weights computed from the checkpoint's tensors do not exceed the tolerances."""
     if not any(weight.exceeded for weights in compared.values() for weight in weights):
         return compared
     try:

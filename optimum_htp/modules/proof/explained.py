@@ -42,16 +42,7 @@ _NORMED: Final = "multiplied weight norm"
 
 
 class Explanations:
-    """Finds the origin of computed tensors.
-
-    Args:
-        graph: Graph of the file.
-        stored: Its tensors, by name.
-        tensors: Tensors of the commit.
-        expected: Determines which of these a tensor must be.
-        code: The model's code.
-        steps: Steps of the file's integers.
-    """
+    """Finds the origin of computed tensors."""
 
     def __init__(
         self,
@@ -152,12 +143,9 @@ class Explanations:
     ) -> WeightFinding | None:
         """Return the finding for what the model's code computes from parameters and constants; None for other tensors.
 
-        Args:
-            tensor: Tensor of the file.
-            size: Number of elements that it represents.
-            is_it: Whether it has some values.
-            certain: Whether name or place determine which tensor it must be. Then it must be computed in its own
-                module.
+        `size` is the number of elements that the tensor represents; `is_it` returns whether it has some values.
+        `certain` says that its name or place determines which tensor it must be. Then it must be computed in its own
+        module.
         """
         for name, values in self._code.constants(size) if not certain else ():
             if is_it(values):

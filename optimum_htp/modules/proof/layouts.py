@@ -103,13 +103,8 @@ def compare(
 ) -> Layout | Difference:
     """Compare a tensor of a file with one of a checkpoint, with the same number of elements.
 
-    Args:
-        array: Tensor of the file, in the form of `StoredTensor.array`.
-        dtype: Its type in ONNX.
-        entry: Tensor of the checkpoint.
-        read: Returns bytes of it: start, length.
-        likely: Whether it is expected to match. Then it is read in large blocks at once.
-        order: The order that the axes must have; None for any.
+    The array has the form of `StoredTensor.array`. `read` returns bytes of the entry: start, length. A tensor that is
+    `likely` to match is read in large blocks at once. `order` is the order that the axes must have; None for any.
     """
     width = entry.length // max(entry.size, 1)
     same_type = float_dtypes[dtype] == entry.dtype
