@@ -169,7 +169,7 @@ class _Weights:
         if self._tree.shapes:
             own = self._tree.shapes.get(module, frozenset())
             return not any(self._shapes[name] in own for name in node.inputs if name in self._shapes)
-        return not owner or not module or owner.startswith(f"{module}.") or module.startswith(f"{owner}.")
+        return is_inside(owner, module) or is_inside(module, owner)
 
 
 def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, Rule] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from optimum_htp.hierarchy.scopes import scope_of
-from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
+from optimum_htp.hierarchy.tree import EXPERTS, is_inside, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, Order, compare
@@ -190,9 +190,7 @@ class Expected:
         places = self.modules(tensor)
         homes = {module, *(parent_of(name) for name in parameters)}
         return not places or any(
-            place == home or place.startswith(f"{home}.") or home.startswith(f"{place}.") or not home
-            for place in places
-            for home in homes
+            is_inside(place, home) or home.startswith(f"{place}.") for place in places for home in homes
         )
 
     def compare(

@@ -9,7 +9,7 @@ from typing import Any, Final
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.expected import MOST_TRIED, Expected
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
-from optimum_htp.modules.proof.layouts import Layout, compare, float_dtypes, orders_of
+from optimum_htp.modules.proof.layouts import Layout, compare, float_dtypes, orders_of, widened
 from optimum_htp.modules.proof.model_code import ModelCode
 from optimum_htp.modules.proof.quantized import QuantizedWeight
 from optimum_htp.modules.proof.recipes import Recipe, TooManyWeightsError, UnreadableParameterError
@@ -254,8 +254,7 @@ def _equal_to(array: Any, dtype: str) -> Callable[[Any], bool]:
     """Return a function that checks whether an array has some values, in any order of its axes."""
     import numpy as np
 
-    if dtype == "bfloat16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array = widened(array, dtype)
     rtol = 1e-5 if dtype in ("float32", "float64") else 1e-2
 
     def is_equal(values: Any) -> bool:

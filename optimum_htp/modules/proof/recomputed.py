@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
-from optimum_htp.modules.proof.layouts import Layout, cast
+from optimum_htp.modules.proof.layouts import Layout, cast, widened
 
 __all__ = [
     "Fold",
@@ -291,8 +291,7 @@ def is_close(array: Any, wanted: Any, dtype: str) -> bool:
     """Whether an array equals some values, within the precision of its type."""
     import numpy as np
 
-    if dtype == "bfloat16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array = widened(array, dtype)
     rtol = _RTOL[dtype]
     wanted = np.broadcast_to(wanted, array.shape)
     return bool(np.allclose(array, wanted, rtol=rtol, atol=_ATOL * rtol * float(np.abs(wanted).max(initial=0.0))))
