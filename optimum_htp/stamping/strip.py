@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from optimum_htp.hierarchy.tags import MODEL_KEYS, untagged
-from optimum_htp.hierarchy.traces import without_traces
+from optimum_htp.hierarchy.tags import MODEL_KEYS, untagged, without_traces
 from optimum_htp.onnxfile import OpenModel
 from optimum_htp.onnxfile.data_files import copy_data
 from optimum_htp.stamping.originals import original_of

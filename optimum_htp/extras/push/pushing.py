@@ -23,7 +23,7 @@ from optimum_htp.extras.endpoint.light import ARCHIVE
 from optimum_htp.extras.push.card import Pushed, completed_card
 from optimum_htp.extras.push.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
 from optimum_htp.extras.push.writing import CARD, Commit, commit_files, look_at
-from optimum_htp.hierarchy.traces import warn_of_traces
+from optimum_htp.hierarchy.tags import warn_of_traces
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import read_graph

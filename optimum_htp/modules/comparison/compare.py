@@ -18,10 +18,17 @@ from optimum_htp.hierarchy.tags import MODULE, read_modules, tagged_assignment
 from optimum_htp.hierarchy.tree import EXPERTS, ROOT, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
-from optimum_htp.modules.comparison.leaving import Leaving, leaving_values
-from optimum_htp.modules.comparison.measures import Distance, distance, distance_of_rows, incomparable
-from optimum_htp.modules.comparison.onnx_side import OnnxValues, refuse_random
-from optimum_htp.modules.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
+from optimum_htp.modules.comparison.onnx_side import Leaving, OnnxValues, leaving_values, refuse_random
+from optimum_htp.modules.comparison.records import (
+    Comparison,
+    Distance,
+    ModuleComparison,
+    ValueComparison,
+    WeightComparison,
+    distance,
+    distance_of_rows,
+    incomparable,
+)
 from optimum_htp.modules.comparison.torch_side import open_torch_model
 from optimum_htp.modules.comparison.weights import (
     FileWeights,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import UnprovableWeightsError
-from optimum_htp.modules.comparison.records import WeightComparison
+from optimum_htp.modules.comparison.records import WeightComparison, differences
+from optimum_htp.modules.proof.layouts import widened
 from optimum_htp.modules.proof.quantized import QuantizedWeight, parameter_names, quantized_weights
 from optimum_htp.modules.proof.uses import plain_name, uses_of
 from optimum_htp.modules.prove import Evidence, prove_weights
@@ -69,10 +70,7 @@ class FileWeights:
             numbers, scale, zero = weight.numbers(size)
             return (numbers.astype(np.float32) - zero) * np.asarray(scale, np.float32)
         tensor = self.tensors[name]
-        array = tensor.array()
-        if tensor.dtype == "bfloat16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return array
+        return widened(tensor.array(), tensor.dtype)
 
 
 def compare_weights(
@@ -202,11 +200,9 @@ def _largest(ours: Any, theirs: Any, atol: float, rtol: float) -> tuple[float, b
             continue
         with np.errstate(invalid="ignore", over="ignore"):
             a, b = one.astype(np.float32), other.astype(np.float32)
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            difference = np.where(same, 0.0, np.abs(a - b))
+            _, difference, more = differences(a, b, atol, rtol)
             largest = max(largest, float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0)))
-            finite = np.isfinite(a) & np.isfinite(b)  # Infinities must match exactly.
-            exceeded |= bool((~same & ~(finite & (difference <= atol + rtol * np.abs(b)))).any())
+            exceeded |= bool(more.any())
     return largest, exceeded
 
 
