@@ -18,7 +18,7 @@ from optimum_htp.hierarchy.tags import MODULE, read_modules, tagged_assignment
 from optimum_htp.hierarchy.tree import EXPERTS, ROOT, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
-from optimum_htp.modules.comparison.onnx_side import Leaving, OnnxValues, leaving_values, refuse_random
+from optimum_htp.modules.comparison.onnx_side import Leaving, OnnxValues, leaving_values, read_arrays, refuse_random
 from optimum_htp.modules.comparison.records import (
     Comparison,
     Distance,
@@ -91,7 +91,7 @@ def compare_models(
     with unchanged(*(one,) if other is None else (one, other)):
         first = _File.opened(Path(one))
         refuse_random(first.path, first.graph, first.assignment.modules)
-        given = _arrays(inputs)
+        given = read_arrays(inputs)
         if other is not None:
             modules = _with_file(first, Path(other), given, atol, rtol, progress)
             name = os.fspath(other)
@@ -132,20 +132,6 @@ class _File:
         tree = self.assignment.tree
         known = dict.fromkeys([*self.leaving.values, *self.assignment.modules])
         return {name: ModuleComparison(name, tree.classes.get(name, "")) for name in known}
-
-
-def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if inputs is None or isinstance(inputs, Mapping):
-        return inputs
-    import numpy as np
-
-    try:
-        with np.load(inputs, allow_pickle=False) as loaded:
-            return dict(loaded)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ComparisonError(
-            f"{os.fspath(inputs)} is not a .npz file of arrays. Write one with numpy.savez."
-        ) from error
 
 
 def _with_file(

@@ -5,6 +5,7 @@ For this, the model gets more outputs. ONNX Runtime computes a few of them at a 
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from optimum_htp.onnxfile.operators import RANDOM
 from optimum_htp.onnxfile.wire import encode_bytes_field
 from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
 
-__all__ = ["Leaving", "OnnxValues", "leaving_values", "refuse_random"]
+__all__ = ["Leaving", "OnnxValues", "leaving_values", "read_arrays", "refuse_random"]
 
 _GRAPH: Final = 7  # Field of ModelProto.
 _OUTPUT: Final = 12  # Field of GraphProto.
@@ -172,3 +173,18 @@ def _chains(graph: Graph, assignment: Assignment) -> list[tuple[str, ...]]:
             known[key] = (module, *around)
         chains.append(known[key])
     return chains
+
+
+def read_arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return inputs by name, read from an `.npz` file if a path is given."""
+    if inputs is None or isinstance(inputs, Mapping):
+        return inputs
+    import numpy as np
+
+    try:
+        with np.load(inputs, allow_pickle=False) as loaded:
+            return dict(loaded)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ComparisonError(
+            f"{os.fspath(inputs)} is not a .npz file of arrays. Write one with numpy.savez."
+        ) from error
