@@ -52,11 +52,7 @@ def assign(
 ) -> Assignment:
     """Return the modules of a graph's nodes, from the graph itself.
 
-    Args:
-        graph: The graph.
-        resolver: Resolves the scopes in its names.
-        tree: The modules.
-        owners: The modules that own initializers, for initializers whose names do not contain it.
+    `owners` has the modules that own initializers, for initializers whose names do not contain it.
     """
     return complete(graph, resolver, tree, {}, owners)
 
@@ -70,12 +66,7 @@ def complete(
 ) -> Assignment:
     """Return the modules of a graph's nodes if some are already known.
 
-    Args:
-        graph: The graph.
-        resolver: Resolves the scopes in its names.
-        tree: The modules.
-        found: The known modules, by index of the node.
-        owners: The modules that own initializers, for initializers whose names do not contain it.
+    `found` has the known modules, by index of the node; `owners` is that of `assign`.
     """
     found = dict(found)
     weights = _Weights(graph, tree, owners or {})
@@ -109,12 +100,7 @@ def complete(
 
 
 def keep_exact(assignment: Assignment, before: Assignment) -> Assignment:
-    """Return an assignment in which existing tags replace new ones that are inferred and not more exact.
-
-    Args:
-        assignment: The new modules.
-        before: The existing tags of the same nodes.
-    """
+    """Return an assignment in which existing tags replace new ones that are inferred and not more exact."""
     tree = assignment.tree
     known = tree.classes.keys() or set(tree.names.values())
     pairs = [
@@ -158,10 +144,7 @@ class _Weights:
 
         If the owner is unknown, it is the innermost module that has parameters of these shapes.
 
-        Args:
-            owner: Owner of the parameters; None if it is unknown.
-            module: The module that computed the result.
-            node: The node, which has replaced nodes of both.
+        The owner is None if it is unknown. The module computed the result. The node has replaced nodes of both.
         """
         if owner is not None:
             return self._tree.common((owner, module))
@@ -186,7 +169,7 @@ class _Weights:
         if self._tree.shapes:
             own = self._tree.shapes.get(module, frozenset())
             return not any(self._shapes[name] in own for name in node.inputs if name in self._shapes)
-        return not owner or not module or owner.startswith(f"{module}.") or module.startswith(f"{owner}.")
+        return is_inside(owner, module) or is_inside(module, owner)
 
 
 def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, Rule] | None:

@@ -75,9 +75,7 @@ class ExportedParts:
     def assignment(self, name: str, path: Path) -> Assignment | None:
         """Return the modules of a file's nodes, also after passes; None if its export was not observed.
 
-        Args:
-            name: The file, by Optimum's name.
-            path: Its present path.
+        The name is Optimum's, the path is the present one.
 
         Raises:
             Exception: One of the `faults`, if the file is that part or was made from it.
@@ -175,10 +173,7 @@ def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> 
 
     Exports of other threads, to a buffer, or to another folder are not affected.
 
-    Args:
-        folder: The folder.
-        whole: Returns the whole model; called at the export of its first part.
-        wanted: Whether to record anything.
+    `whole` returns the whole model. It is called at the export of its first part.
     """
     import torch.onnx
     from torch import nn

@@ -61,13 +61,7 @@ _OPERATORS: Final[Mapping[str, frozenset[str]]] = {
 
 
 def follow_neighbours(graph: Graph, tree: ModuleTree, found: Found) -> None:
-    """Add missing nodes to the found ones, as far as their neighbours determine them.
-
-    Args:
-        graph: The graph.
-        tree: The modules.
-        found: The modules of nodes by index.
-    """
+    """Add missing nodes to the found ones, as far as their neighbours determine them."""
     links = _Links(graph)
     missing = [index for index in range(len(graph.nodes)) if index not in found]
     if not missing:

@@ -27,14 +27,7 @@ _FLOATS: Final = ("float16", "float32", "float64")
 
 
 def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any) -> dict[str, frozenset[str]]:
-    """Return the modules that own initializers, if neither the names nor the scopes of their users determine them.
-
-    Args:
-        path: The file.
-        graph: Its graph.
-        assignment: The modules of its nodes from scopes.
-        part: The exported model, or part of it.
-    """
+    """Return the modules that own initializers, if neither the names nor the scopes of their users determine them."""
     tree, strange = assignment.tree, _strange(graph, assignment)
     candidates: dict[tuple[int, ...], list[tuple[str, Any]]] = defaultdict(list)
     for name, tensor in [*part.named_parameters(remove_duplicate=False), *part.named_buffers(remove_duplicate=False)]:
@@ -53,12 +46,7 @@ def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any)
 
 
 def owners_by_shape(graph: Graph, assignment: Assignment) -> dict[str, frozenset[str]]:
-    """Return the owners by shape only, without weights: the single module that has a parameter of this shape.
-
-    Args:
-        graph: The graph.
-        assignment: The modules of its nodes from scopes.
-    """
+    """Return the owners by shape only, without weights: the single module that has a parameter of this shape."""
     homes: dict[tuple[int, ...], set[str]] = defaultdict(set)
     for module, shapes in assignment.tree.shapes.items():
         for shape in shapes:
@@ -104,9 +92,7 @@ _LONGEST: Final = 256  # Characters.
 def without_prefix(graph: Graph, fit: Callable[[Graph], float]) -> Graph:
     """Return a graph without the prefix of its names if more names resolve without it; otherwise the graph itself.
 
-    Args:
-        graph: The graph.
-        fit: Returns the share of a graph's names that resolve, from 0 to 1.
+    `fit` returns the share of a graph's names that resolve, from 0 to 1.
     """
     prefixes = list(_prefixes(graph))
     if not prefixes:

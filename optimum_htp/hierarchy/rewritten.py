@@ -37,11 +37,7 @@ def assign_rewritten(
 ) -> Assignment:
     """Return the modules of a rewritten graph's nodes.
 
-    Args:
-        originals: The graphs that it may have been made from. Those with few shared values are ignored.
-        graph: The result of the pass.
-        resolver: Resolves the names of new nodes.
-        tree: The modules.
+    Originals with few shared values are ignored. The resolver is for the names of new nodes.
     """
     values = {value for node in graph.nodes for value in node.outputs if value}
     found: Found = {}
@@ -84,9 +80,7 @@ def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTre
 class _Regions:
     """The nodes that lead to a node of the original graph, back to the values that still exist.
 
-    Args:
-        original: The graph.
-        kept: The values that the rewritten graph also makes.
+    `kept` are the values that the rewritten graph also makes.
     """
 
     def __init__(self, original: Original, kept: Set[str]) -> None:

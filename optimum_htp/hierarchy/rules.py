@@ -57,9 +57,7 @@ def is_within_bounds(name: str) -> bool:
 def check_module(name: str, where: str) -> str:
     """Check a module's name, and return it.
 
-    Args:
-        name: The name in a file.
-        where: The node or property that contains it, for the message.
+    `where` is the node or property that contains it, for the message.
 
     Raises:
         MetadataError: It exceeds the limits.

@@ -77,10 +77,8 @@ class _Homes:
 class ScopeResolver:
     """Finds the modules that scopes name, in the tree of the exported part.
 
-    Args:
-        tree: The tree.
-        calls: For each scope, without suffixes, the modules that were called in it during the trace, in order, by
-            their names in the part. With this, nothing must be inferred.
+    `calls` has for each scope, without suffixes, the modules that were called in it during the trace, in order, by
+    their names in the part. With this, nothing must be inferred.
     """
 
     def __init__(self, tree: ModuleTree, calls: Mapping[tuple[str, ...], Sequence[str]] | None = None) -> None:

@@ -1,26 +1,41 @@
 """The cost of each module in a graph: nodes, operators, parameters and bytes, own and including submodules.
 
 An initializer belongs to the module of the nodes that use it, or to their common module.
+
+Weights have a format: floats of some size, or quantized. The element type of an initializer is not enough: four-bit
+weights are packed into bytes, and scales and zero points belong to other weights. So the operator and the input index
+decide, for the operators of ONNX (https://onnx.ai/onnx/operators/) and of ONNX Runtime
+(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.formats import kept_weights
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, parent_of, shared_path
-from optimum_htp.onnxfile import Graph
+from optimum_htp.onnxfile import Graph, Initializer, Node
+from optimum_htp.onnxfile.operators import PACKED, number_of_bits, quantized_inputs
+from optimum_htp.onnxfile.tensors import bits_of
 
 __all__ = ["ModuleSummary", "summarize"]
 
 # A shared weight passes through these to the nodes that use it.
 _PASSED_THROUGH: Final = frozenset({"Identity", "Cast", "Transpose", "DequantizeLinear"})
+_FULL: Final = 4  # Bytes of a float32, the base for saved bytes.
+_MOST_ELEMENTS: Final = 1 << 63  # Elements of a tensor.
+
+_FLOATS: Final = ("float", "bfloat")
+_SUFFIXES: Final = (
+    "_scale",
+    "_zero_point",
+)  # Suffixes in the names of ONNX Runtime's quantizer, in addition to `_quantized`.
 
 
 @dataclass
@@ -71,10 +86,7 @@ def summarize(
 ) -> dict[str, ModuleSummary]:
     """Return the modules that own nodes, and those around them, in the order of the graph, the root first.
 
-    Args:
-        graph: The graph.
-        assignment: The modules of its nodes.
-        microseconds: Time of each node, by its index.
+    `microseconds` has the time of each node, by its index.
     """
     tree = assignment.tree
     modules: dict[str, ModuleSummary] = {ROOT: _new(ROOT, tree, 0)}
@@ -86,7 +98,7 @@ def summarize(
         module.operators[operator] += 1
         module.own_microseconds += spent
     owners = _owners_of(graph, assignment)
-    for name, kept in kept_weights(graph).items():
+    for name, kept in _kept_weights(graph).items():
         module = _ensure(modules, tree, owners.get(name, ROOT))
         module.own_parameters += kept.elements
         module.own_bytes += kept.bytes
@@ -157,3 +169,72 @@ def _owners_of(graph: Graph, assignment: Assignment) -> dict[str, str]:
         for name, home in found.items()
         if home is not None
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The format of an initializer.
+
+    Attributes:
+        format: For a weight: float32, float16, int8, int4 and so on, signed or not. None for initializers that are not
+            weights: a shape, an index, a scalar, and scales and zero points.
+        elements: Number of values.
+        bytes: Its size in bytes.
+        saved: Bytes saved compared with float32; for a scale or zero point its own size, negative.
+    """
+
+    format: str | None
+    elements: int
+    bytes: int
+    saved: int = 0
+
+
+def _kept_weights(graph: Graph) -> dict[str, _Kept]:
+    """Return the format of each initializer of a graph, by its name."""
+    names = {tensor.name for tensor in graph.tensors}
+    quantized: dict[str, Node] = {}
+    scales = {
+        name
+        for name in names
+        for suffix in _SUFFIXES
+        if name.endswith(suffix) and f"{name.removesuffix(suffix)}_quantized" in names
+    }
+    for node in graph.nodes:
+        for one in quantized_inputs(node.op_type):
+            if one.weight is not None and one.weight < len(node.inputs):
+                quantized.setdefault(node.inputs[one.weight], node)
+            places = (one.scale, one.zero, *one.indexes)
+            scales.update(node.inputs[place] for place in places if place is not None and place < len(node.inputs))
+    return {tensor.name: _kept(tensor, quantized.get(tensor.name), tensor.name in scales) for tensor in graph.tensors}
+
+
+def _kept(tensor: Initializer, user: Node | None, scales: bool) -> _Kept:
+    elements = _elements_of(tensor.shape)
+    size = (elements * bits_of(tensor.dtype) + 7) // 8
+    if scales:
+        return _Kept(None, elements, size, -size)
+    if tensor.dtype.startswith(_FLOATS):
+        if elements <= 1:
+            return _Kept(None, elements, size)
+        return _Kept(tensor.dtype, elements, size, elements * _FULL - size)
+    if user is None or not tensor.dtype.removeprefix("u").startswith("int"):
+        return _Kept(None, elements, size)
+    if user.op_type == "Gather" and bits_of(tensor.dtype) > 8:
+        return _Kept(None, elements, size)
+    bits = bits_of(tensor.dtype)
+    if user.op_type in PACKED:
+        packed = number_of_bits(user.op_type, user.integers)
+        if user.op_type == "GatherBlockQuantized":
+            elements = elements * bits // packed
+        else:
+            elements = _elements_of((user.integers.get("K", 0), user.integers.get("N", 0)))
+        bits = packed
+    return _Kept(f"int{bits}", elements, size, elements * _FULL - size)
+
+
+def _elements_of(shape: Sequence[int]) -> int:
+    """Return the number of elements of a tensor; 0 for an invalid shape."""
+    if any(not 0 < size < _MOST_ELEMENTS for size in shape):
+        return 0
+    count = math.prod(shape)
+    return count if count < _MOST_ELEMENTS else 0

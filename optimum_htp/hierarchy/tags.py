@@ -21,8 +21,8 @@ from optimum_htp.errors import MetadataError, OnnxWriteError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.parts import scopes_of
 from optimum_htp.hierarchy.rules import Rule, check_module
-from optimum_htp.hierarchy.traces import without_traces
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import (
     Graph,
     ModelHeader,
@@ -51,7 +51,17 @@ __all__ = [
     "read_modules",
     "tagged_assignment",
     "untagged",
+    "warn_of_traces",
+    "without_traces",
 ]
+
+logger = get_logger(__name__)
+
+_TRACE: Final = "pkg.torch.onnx.stack_trace"
+"""PyTorch's dynamo exporter writes stack traces into nodes, with paths of the exporting machine.
+
+Exports of this package do not have them. In other files they are kept until the user removes them.
+"""
 
 MODULE: Final = "htp.module"
 TAG: Final = "htp.tag"
@@ -171,11 +181,6 @@ def coverage_of(header: ModelHeader) -> dict[str, int]:
 def known_assignment(path: str | os.PathLike[str], header: ModelHeader, graph: Graph) -> Assignment:
     """Return the modules in the tags of a tagged file's nodes.
 
-    Args:
-        path: The file, for the message.
-        header: Its header.
-        graph: Its graph.
-
     Raises:
         MetadataError: It has no tags, or they are invalid.
     """
@@ -198,3 +203,23 @@ def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
     with opened(path, chunk=1 << 16) as window:
         header, graph = header_of(window), graph_of(window)
     return graph, known_assignment(path, header, graph)
+
+
+def without_traces(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a node's properties without its stack trace."""
+    if _TRACE not in metadata:
+        return metadata
+    return {key: value for key, value in metadata.items() if key != _TRACE}
+
+
+def warn_of_traces(path: str | os.PathLike[str], graph: Graph) -> None:
+    """Log a warning for a file whose nodes have stack traces, with the command that removes them."""
+    traced = sum(_TRACE in node.metadata for node in graph.nodes)
+    if traced:
+        logger.warning(
+            "%s: %d nodes have PyTorch's stack traces, which contain paths of the exporting machine. To remove them, "
+            "run `optimum-cli htp strip --stack-traces %s`.",
+            path,
+            traced,
+            path,
+        )

@@ -50,10 +50,7 @@ def module_classes(assignment: Assignment) -> dict[str, str]:
 def find_modules(patterns: str | Iterable[str], classes: Mapping[str, str], where: object) -> list[str]:
     """Return the modules that match patterns, each once, in the order of the model.
 
-    Args:
-        patterns: One or several.
-        classes: The modules of the model, with their classes.
-        where: The file or folder, for the message.
+    `where` is the file or folder, for the message.
 
     Raises:
         UnknownModuleError: A pattern matches none.

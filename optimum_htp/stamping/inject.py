@@ -27,7 +27,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.fit.blueprint import Parameters, parameters_of
 from optimum_htp.fit.graphs import graph_mismatch
-from optimum_htp.hierarchy.traces import warn_of_traces
+from optimum_htp.hierarchy.tags import warn_of_traces
 from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.libraries.names import EXPORT_MANIFEST
 from optimum_htp.libraries.tasks import WITH_PAST, canonical_task, check_task, class_for_task, infer_task, is_task

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from optimum_htp.hierarchy.tags import MODEL_KEYS, TAGGED_IR_VERSION, untagged
-from optimum_htp.hierarchy.traces import without_traces
+from optimum_htp.hierarchy.tags import MODEL_KEYS, TAGGED_IR_VERSION, untagged, without_traces
 from optimum_htp.metadata import ORIGINAL, OWN_KEYS, PREFIX, STANDARD_KEYS, has_record
 from optimum_htp.onnxfile import TEXT_FIELDS, ModelHeader, OpenModel
 from optimum_htp.onnxfile.data_files import copy_data

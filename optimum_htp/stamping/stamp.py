@@ -15,8 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from optimum_htp.errors import ArgumentError, FileTooLargeError, PluginError
-from optimum_htp.hierarchy.tags import TagWriter, check_taggable
-from optimum_htp.hierarchy.traces import without_traces
+from optimum_htp.hierarchy.tags import TagWriter, check_taggable, without_traces
 from optimum_htp.metadata import EMBEDDED_ZIP, ORIGINAL, OWN_KEYS, SHORT_COMMIT, STANDARD_KEYS, ExportMetadata
 from optimum_htp.onnxfile import NodeVisitor, OpenModel
 from optimum_htp.stamping.originals import AUTHOR, DOMAINS, LICENSE, PRODUCER, original_of

@@ -16,8 +16,7 @@ from optimum_htp.hierarchy.parts import part_fit, part_tree, scopes_of
 from optimum_htp.hierarchy.renamed import owners_by_shape, without_prefix
 from optimum_htp.hierarchy.rewritten import Original, assign_rewritten, shared_values
 from optimum_htp.hierarchy.scopes import ScopeResolver
-from optimum_htp.hierarchy.tags import MODULES, TagWriter, check_taggable, tagged_assignment
-from optimum_htp.hierarchy.traces import warn_of_traces
+from optimum_htp.hierarchy.tags import MODULES, TagWriter, check_taggable, tagged_assignment, warn_of_traces
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger

@@ -16,7 +16,7 @@ from packaging.version import Version
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ArgumentError, ComparisonError, MetadataError
 from optimum_htp.modules.comparison.compare import compare_models
-from optimum_htp.modules.comparison.measures import distance
+from optimum_htp.modules.comparison.records import distance
 from tests.conftest import optimum_cli
 from tests.support.changed_weights import changed, weight_of
 from tests.support.zoo import ZOO

@@ -28,7 +28,7 @@ from optimum_htp.extras.endpoint.folder import HANDLER, REQUIREMENTS, is_own
 from optimum_htp.extras.push import LAYOUTS, OPTIMUM, TRANSFORMERS_JS
 from optimum_htp.extras.push.card import Pushed, completed_card
 from optimum_htp.extras.push.writing import CARD, PushResult, commit_files, look_at
-from optimum_htp.hierarchy.traces import warn_of_traces
+from optimum_htp.hierarchy.tags import warn_of_traces
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import external_files, read_graph, rename_model

@@ -18,10 +18,17 @@ from optimum_htp.hierarchy.tags import MODULE, read_modules, tagged_assignment
 from optimum_htp.hierarchy.tree import EXPERTS, ROOT, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
-from optimum_htp.modules.comparison.leaving import Leaving, leaving_values
-from optimum_htp.modules.comparison.measures import Distance, distance, distance_of_rows, incomparable
-from optimum_htp.modules.comparison.onnx_side import OnnxValues, refuse_random
-from optimum_htp.modules.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
+from optimum_htp.modules.comparison.onnx_side import Leaving, OnnxValues, leaving_values, read_arrays, refuse_random
+from optimum_htp.modules.comparison.records import (
+    Comparison,
+    Distance,
+    ModuleComparison,
+    ValueComparison,
+    WeightComparison,
+    distance,
+    distance_of_rows,
+    incomparable,
+)
 from optimum_htp.modules.comparison.torch_side import open_torch_model
 from optimum_htp.modules.comparison.weights import (
     FileWeights,
@@ -84,7 +91,7 @@ def compare_models(
     with unchanged(*(one,) if other is None else (one, other)):
         first = _File.opened(Path(one))
         refuse_random(first.path, first.graph, first.assignment.modules)
-        given = _arrays(inputs)
+        given = read_arrays(inputs)
         if other is not None:
             modules = _with_file(first, Path(other), given, atol, rtol, progress)
             name = os.fspath(other)
@@ -125,20 +132,6 @@ class _File:
         tree = self.assignment.tree
         known = dict.fromkeys([*self.leaving.values, *self.assignment.modules])
         return {name: ModuleComparison(name, tree.classes.get(name, "")) for name in known}
-
-
-def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if inputs is None or isinstance(inputs, Mapping):
-        return inputs
-    import numpy as np
-
-    try:
-        with np.load(inputs, allow_pickle=False) as loaded:
-            return dict(loaded)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ComparisonError(
-            f"{os.fspath(inputs)} is not a .npz file of arrays. Write one with numpy.savez."
-        ) from error
 
 
 def _with_file(
@@ -241,11 +234,9 @@ def _matched(
 ) -> Iterator[ValueComparison]:
     """Yield pairs of an output value of the file's module and the nearest one of PyTorch's, each used once.
 
-    Args:
-        found: Values of the file.
-        expected: Values of PyTorch.
-        others: Values of other modules that the file does not have: a batch norm may be folded into this module.
-        apart: Returns the distance of two arrays of one shape.
+    `found` are values of the file, `expected` those of PyTorch, and `apart` returns the distance of two arrays of one
+    shape. `others` are values of other modules that the file does not have: a batch norm may be folded into this
+    module.
     """
     pairs = sorted(
         (

@@ -52,9 +52,7 @@ def verdict(comparison: Comparison) -> Iterator[str]:
 def lines(comparison: Comparison, *, every: bool = False) -> Iterator[str]:
     """Yield the table of modules, in order of execution.
 
-    Args:
-        comparison: The comparison.
-        every: Whether to include modules without a difference.
+    With `every`, modules without a difference are included.
     """
     rows = [_HEAD, *(_row(module) for module in comparison.modules if every or _is_shown(module, comparison))]
     if len(rows) > 1:
@@ -64,10 +62,7 @@ def lines(comparison: Comparison, *, every: bool = False) -> Iterator[str]:
 def write_comparison(comparison: Comparison, path: str | os.PathLike[str], *, force: bool = False) -> Path:
     """Write a comparison as `.html`, `.md` or `.json`, by the end of the name; return its path.
 
-    Args:
-        comparison: The comparison.
-        path: The output file.
-        force: Whether to replace a file of another kind.
+    With `force`, a file of another kind is replaced.
 
     Raises:
         ReportError: The name has another ending.

@@ -35,12 +35,8 @@ _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError,
 class TorchValues:
     """A part of a model, and inputs to run it on.
 
-    Args:
-        part: The exported part.
-        run: Runs it on its inputs, as in the export.
-        feeds: The inputs in the form of the file.
-        names: Names of its modules in the whole model, by identity.
-        folder: The folder of its checkpoint.
+    `run` runs it on its inputs, as in the export. `feeds` are the inputs in the form of the file, `names` the names of
+    its modules in the whole model, by identity.
     """
 
     def __init__(
@@ -117,13 +113,7 @@ def open_torch_model(
 ) -> TorchValues:
     """Load the model that a file was exported from, and generate inputs for it.
 
-    Args:
-        path: The file.
-        record: Its record.
-        inputs: Its inputs.
-        given: Inputs by name; None for those of Optimum's dummy run.
-        access: Options for Hub requests.
-        trusted: Whether code of the model's repo may run.
+    `given` are inputs by name; None for those of Optimum's dummy run.
 
     Raises:
         ComparisonError: The file has no record, or its model cannot be run.

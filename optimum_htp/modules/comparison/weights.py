@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import UnprovableWeightsError
-from optimum_htp.modules.comparison.records import WeightComparison
+from optimum_htp.modules.comparison.records import WeightComparison, differences
+from optimum_htp.modules.proof.layouts import widened
 from optimum_htp.modules.proof.quantized import QuantizedWeight, parameter_names, quantized_weights
 from optimum_htp.modules.proof.uses import plain_name, uses_of
 from optimum_htp.modules.prove import Evidence, prove_weights
@@ -25,13 +26,7 @@ _BLOCK: Final = 1 << 20  # Elements of a weight that are compared at a time.
 
 
 class FileWeights:
-    """The weights of a file, each with the modules that use it.
-
-    Args:
-        path: The file.
-        graph: Its graph.
-        modules: The modules of the graph's nodes.
-    """
+    """The weights of a file, each with the modules that use it."""
 
     def __init__(self, path: Path, graph: Graph, modules: tuple[str, ...]) -> None:
         tensors = {tensor.name: tensor for tensor in stored_tensors(path)}
@@ -75,10 +70,7 @@ class FileWeights:
             numbers, scale, zero = weight.numbers(size)
             return (numbers.astype(np.float32) - zero) * np.asarray(scale, np.float32)
         tensor = self.tensors[name]
-        array = tensor.array()
-        if tensor.dtype == "bfloat16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return array
+        return widened(tensor.array(), tensor.dtype)
 
 
 def compare_weights(
@@ -112,11 +104,7 @@ def compare_with_parameters(
 ) -> dict[str, list[WeightComparison]]:
     """Return the comparisons of a file's weights with the parameters of PyTorch's modules, by module.
 
-    Args:
-        weights: Weights of the file.
-        parameters: Parameters of each module.
-        folded: Modules into which another was folded.
-        atol, rtol: The tolerances.
+    `folded` are the modules into which another was folded.
     """
     found: dict[str, list[WeightComparison]] = defaultdict(list)
     for name, home in weights.homes.items():
@@ -144,13 +132,7 @@ def compare_with_parameters(
 def without_derived(
     path: Path, folder: Path, compared: Mapping[str, Sequence[WeightComparison]]
 ) -> Mapping[str, Sequence[WeightComparison]]:
-    """Return comparisons in which weights computed from the checkpoint's tensors do not exceed the tolerances.
-
-    Args:
-        path: The file.
-        folder: The folder of its checkpoint.
-        compared: Comparisons by module.
-    """
+    """Return comparisons in which weights computed from the checkpoint's tensors do not exceed the tolerances."""
     if not any(weight.exceeded for weights in compared.values() for weight in weights):
         return compared
     try:
@@ -218,11 +200,9 @@ def _largest(ours: Any, theirs: Any, atol: float, rtol: float) -> tuple[float, b
             continue
         with np.errstate(invalid="ignore", over="ignore"):
             a, b = one.astype(np.float32), other.astype(np.float32)
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            difference = np.where(same, 0.0, np.abs(a - b))
+            _, difference, more = differences(a, b, atol, rtol)
             largest = max(largest, float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0)))
-            finite = np.isfinite(a) & np.isfinite(b)  # Infinities must match exactly.
-            exceeded |= bool((~same & ~(finite & (difference <= atol + rtol * np.abs(b)))).any())
+            exceeded |= bool(more.any())
     return largest, exceeded
 
 

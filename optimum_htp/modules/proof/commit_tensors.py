@@ -60,11 +60,8 @@ class _Shard:
 class CommitTensors:
     """The tensors of some safetensors files. Files that an index lists are opened on first use.
 
-    Args:
-        name: Name of the model and the commit for messages.
-        files: Names of the files.
-        open_it: Opens one of them.
-        indexed: The file of each tensor, from the checkpoint's indexes.
+    `name` is that of the model and the commit, for messages. `indexed` has the file of each tensor, from the
+    checkpoint's indexes.
 
     Attributes:
         modules: For each module of the checkpoint its own tensors: short names to full names.
@@ -199,18 +196,8 @@ def open_hub_commit(
 ) -> CommitTensors:
     """Open the weights that loaders read for a commit, without downloading them.
 
-    Args:
-        repo_id: The repo.
-        commit: The commit.
-        files: Files of the commit.
-        library: The library that loads the model.
-        access: Options for Hub requests.
-        provider: The Hub of the repo. From a Hub other than Hugging Face's, whole files are downloaded.
-        part: The file of a multi-file export; for a pipeline, only the weights of this part are opened.
-
-    Raises:
-        UnprovableWeightsError: It has no safetensors.
-        HFHubIntegrationError: They cannot be downloaded; the subclass gives the reason.
+    From a Hub other than Hugging Face's, whole files are downloaded. `part` is the file of a multi-file export; for a
+    pipeline, only its weights are opened.
     """
     hub = plugins.hub(provider)
     indexes = weight_indexes(files, library=library)

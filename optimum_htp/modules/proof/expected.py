@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from optimum_htp.hierarchy.scopes import scope_of
-from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
+from optimum_htp.hierarchy.tree import EXPERTS, is_inside, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, Order, compare
@@ -34,14 +34,7 @@ _KEEPING: Final = frozenset({"Identity", "Cast", "DequantizeLinear"})
 
 
 class Expected:
-    """Determines for a file's tensors which tensors of the commit they must be, and in which order of axes.
-
-    Args:
-        graph: Graph of the file.
-        uses: Uses of its tensors, by name.
-        tensors: Tensors of the commit.
-        code: The model's code.
-    """
+    """Determines for a file's tensors which tensors of the commit they must be, and in which order of axes."""
 
     def __init__(
         self, graph: Graph, uses: Mapping[str, Sequence[Use]], tensors: CommitTensors, code: ModelCode
@@ -80,9 +73,7 @@ class Expected:
     def groups(self, tensor: StoredTensor, size: int | None = None) -> list[list[str]]:
         """Return for the name and for each use of a tensor the tensors of the commit that it may be.
 
-        Args:
-            tensor: Tensor of the file.
-            size: Its number of elements, if its shape does not determine it.
+        `size` is its number of elements, if its shape does not determine it.
         """
         found = expectations(tensor.name, tensor.size if size is None else size, self.uses(tensor), self._tensors)
         readable = ([key for key in group if self._tensors.is_readable(key)] for group in found)
@@ -194,17 +185,12 @@ class Expected:
     def is_recipe_of(self, module: str, tensor: StoredTensor, parameters: Sequence[str]) -> bool:
         """Whether the file may use a tensor that a module computes in the same, an outer or an inner module.
 
-        Args:
-            module: The module that computes it, by its name in the model.
-            tensor: Tensor of the file.
-            parameters: The parameters that it is computed from.
+        The module has its name in the model.
         """
         places = self.modules(tensor)
         homes = {module, *(parent_of(name) for name in parameters)}
         return not places or any(
-            place == home or place.startswith(f"{home}.") or home.startswith(f"{place}.") or not home
-            for place in places
-            for home in homes
+            is_inside(place, home) or home.startswith(f"{place}.") for place in places for home in homes
         )
 
     def compare(
@@ -223,11 +209,7 @@ class Expected:
     ) -> tuple[str, Layout] | None:
         """Return the tensor of the commit with the values of a tensor, or of a part of it; None without one.
 
-        Args:
-            tensor: Tensor of the file.
-            array: Its content, or that of the part.
-            dtype: Its type in ONNX.
-            tried: Tensors to leave out.
+        `array` is its content, or that of the part. Tensors in `tried` are left out.
         """
         for key in self._tensors.sizes.get(array.size, [])[:MOST_TRIED]:
             if key not in tried and not any(contradicts(use, key) for use in self.uses(tensor)):

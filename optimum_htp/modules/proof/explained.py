@@ -9,7 +9,7 @@ from typing import Any, Final
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.expected import MOST_TRIED, Expected
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
-from optimum_htp.modules.proof.layouts import Layout, compare, float_dtypes, orders_of
+from optimum_htp.modules.proof.layouts import Layout, compare, float_dtypes, orders_of, widened
 from optimum_htp.modules.proof.model_code import ModelCode
 from optimum_htp.modules.proof.quantized import QuantizedWeight
 from optimum_htp.modules.proof.recipes import Recipe, TooManyWeightsError, UnreadableParameterError
@@ -42,16 +42,7 @@ _NORMED: Final = "multiplied weight norm"
 
 
 class Explanations:
-    """Finds the origin of computed tensors.
-
-    Args:
-        graph: Graph of the file.
-        stored: Its tensors, by name.
-        tensors: Tensors of the commit.
-        expected: Determines which of these a tensor must be.
-        code: The model's code.
-        steps: Steps of the file's integers.
-    """
+    """Finds the origin of computed tensors."""
 
     def __init__(
         self,
@@ -152,12 +143,9 @@ class Explanations:
     ) -> WeightFinding | None:
         """Return the finding for what the model's code computes from parameters and constants; None for other tensors.
 
-        Args:
-            tensor: Tensor of the file.
-            size: Number of elements that it represents.
-            is_it: Whether it has some values.
-            certain: Whether name or place determine which tensor it must be. Then it must be computed in its own
-                module.
+        `size` is the number of elements that the tensor represents; `is_it` returns whether it has some values.
+        `certain` says that its name or place determines which tensor it must be. Then it must be computed in its own
+        module.
         """
         for name, values in self._code.constants(size) if not certain else ():
             if is_it(values):
@@ -266,8 +254,7 @@ def _equal_to(array: Any, dtype: str) -> Callable[[Any], bool]:
     """Return a function that checks whether an array has some values, in any order of its axes."""
     import numpy as np
 
-    if dtype == "bfloat16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array = widened(array, dtype)
     rtol = 1e-5 if dtype in ("float32", "float64") else 1e-2
 
     def is_equal(values: Any) -> bool:

@@ -39,12 +39,7 @@ _PACKED_TYPES: Final = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uin
 class Judge:
     """Compares the tensors of a file with those of a commit.
 
-    Args:
-        graph: Graph of the file.
-        stored: Its tensors.
-        tensors: Tensors of the commit.
-        code: The model's code; used only for unexplained tensors.
-        tagged: Whether its nodes have tags.
+    The model's code is used only for unexplained tensors.
     """
 
     def __init__(

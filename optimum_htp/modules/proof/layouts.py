@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from optimum_htp.hubs.safetensors import TensorEntry
 
-__all__ = ["Difference", "Layout", "Order", "cast", "compare", "decoded", "float_dtypes", "orders_of"]
+__all__ = ["Difference", "Layout", "Order", "cast", "compare", "decoded", "float_dtypes", "orders_of", "widened"]
 
 float_dtypes: Final = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """Types of ONNX whose values are compared, with their names in safetensors."""
@@ -77,7 +77,7 @@ def decoded(content: bytes, dtype: str) -> Any:
     import numpy as np
 
     values = np.frombuffer(content, _NUMPY[dtype])
-    return _widened(values) if dtype == "BF16" else values
+    return widened(values, dtype)
 
 
 def cast(values: Any, dtype: str) -> Any:
@@ -103,13 +103,8 @@ def compare(
 ) -> Layout | Difference:
     """Compare a tensor of a file with one of a checkpoint, with the same number of elements.
 
-    Args:
-        array: Tensor of the file, in the form of `StoredTensor.array`.
-        dtype: Its type in ONNX.
-        entry: Tensor of the checkpoint.
-        read: Returns bytes of it: start, length.
-        likely: Whether it is expected to match. Then it is read in large blocks at once.
-        order: The order that the axes must have; None for any.
+    The array has the form of `StoredTensor.array`. `read` returns bytes of the entry: start, length. A tensor that is
+    `likely` to match is read in large blocks at once. `order` is the order that the axes must have; None for any.
     """
     width = entry.length // max(entry.size, 1)
     same_type = float_dtypes[dtype] == entry.dtype
@@ -193,12 +188,14 @@ def _difference(orders: Sequence[Any], wanted: Any, theirs: Any, dtype: str, sta
     places = [np.flatnonzero(_differing(ours, wanted, theirs, dtype)) for ours in orders]
     best = min(range(len(orders)), key=lambda order: len(places[order]))
     where, ours = int(places[best][0]), orders[best]
-    mine = float(_widened(ours[where : where + 1])[0]) if dtype == "bfloat16" else float(ours[where])
+    mine = float(widened(ours[where : where + 1], dtype)[0])
     return Difference(start + where, mine, float(theirs[where]), len(places[best]) / len(wanted))
 
 
-def _widened(bits: Any) -> Any:
-    """Return bfloat16 values as float32."""
+def widened(array: Any, dtype: str) -> Any:
+    """Return bfloat16 values, which numpy does not have, as float32; values of other types as they are."""
     import numpy as np
 
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    if dtype not in ("bfloat16", "BF16"):  # The names of ONNX and safetensors.
+        return array
+    return (array.astype(np.uint32) << 16).view(np.float32)

@@ -29,11 +29,7 @@ _INPUTS_FIRST: Final = "Conv1D"
 class ModelCode:
     """The code of a commit's model.
 
-    Args:
-        library: The library that loads it.
-        model_type: Returns the model type in its config.
-        build: Returns the model without weights.
-        tensors: Tensors of the commit.
+    `model_type` returns the model type in its config, and `build` the model without weights.
 
     Attributes:
         failure: Why the model could not be built or run to its end; None if it could, or was not needed.
@@ -95,11 +91,7 @@ class ModelCode:
         return found
 
     def recipes(self, sizes: Collection[int]) -> Mapping[int, list[Recipe]]:
-        """Return the tensors that the model's code computes from parameters and constants, by size.
-
-        Args:
-            sizes: The needed numbers of elements.
-        """
+        """Return the tensors that the model's code computes from parameters and constants, by size."""
         found: dict[int, list[Recipe]] = defaultdict(list)
         for recipe in self._run(sizes).recipes:
             found[recipe.size].append(recipe)

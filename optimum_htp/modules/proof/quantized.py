@@ -98,8 +98,7 @@ class QuantizedWeight:
     def numbers(self, size: int) -> tuple[Any, Any, Any]:
         """Return the integers, and scales and zero points that broadcast to them.
 
-        Args:
-            size: Number of elements of the weight that they may represent.
+        `size` is the number of elements of the weight that they may represent.
 
         Raises:
             ValueError: They cannot represent that many.

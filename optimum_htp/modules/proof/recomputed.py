@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
-from optimum_htp.modules.proof.layouts import Layout, cast
+from optimum_htp.modules.proof.layouts import Layout, cast, widened
 
 __all__ = [
     "Fold",
@@ -98,11 +98,7 @@ def folds(
 ) -> Iterator[Fold]:
     """Yield the possible combinations of a convolution and a batch norm of its channels, the most probable first.
 
-    Args:
-        shape: Shape of the weight in the file: output channels first, or second if it is transposed.
-        candidates: Tensors that may be the convolution's weight.
-        tensors: Tensors of the commit.
-        transposed: Whether it is a transposed convolution.
+    The shape is that of the weight in the file: output channels first, or second if the convolution is transposed.
     """
     import numpy as np
 
@@ -135,14 +131,7 @@ def folded_biases(size: int, tensors: CommitTensors) -> Iterator[tuple[Any, tupl
 
 
 def folded_batch_norm(weight: Any, bias: Any | None, dtype: str, found: Iterable[Fold]) -> tuple[str, ...] | None:
-    """Return the tensors that a convolution's weight and bias were computed from; None if none match.
-
-    Args:
-        weight: Weight in the file.
-        bias: Bias in the file; None if it has none.
-        dtype: Type of both.
-        found: The candidates.
-    """
+    """Return the tensors that a convolution's weight and bias were computed from; None if none match."""
     for fold in found:
         if is_close(weight, fold.weight, dtype) and (bias is None or is_close(bias, fold.bias, dtype)):
             return fold.tensors
@@ -209,12 +198,8 @@ def stacked(
     transformers 5 has one tensor for all experts, and for the first two projections of an expert. A checkpoint has
     one for each, numbered from 0.
 
-    Args:
-        array: Tensor of the file.
-        expected: Returns the tensors of the first expert with some number of elements.
-        tensors: Tensors of the commit.
-        layout_of: Returns the layout of a part of the array, None if it does not match. All parts must have one
-            layout.
+    `expected` returns the tensors of the first expert with some number of elements. `layout_of` returns the layout of
+    a part of the array, None if it does not match. All parts must have one layout.
     """
     import numpy as np
 
@@ -246,10 +231,7 @@ def stacked(
 def first_experts(tensors: CommitTensors, size: int, module: str | None) -> list[str]:
     """Return the tensors of a size that the first expert of a layer owns.
 
-    Args:
-        tensors: Tensors of the commit.
-        size: Number of elements.
-        module: Module of the layer or its experts; None if it is unknown, then those of all layers.
+    `module` is that of the layer or its experts; None if it is unknown, then tensors of all layers are returned.
     """
     wanted = _numbers(module) if module is not None else None
     return [
@@ -286,9 +268,7 @@ def _of_expert(key: str, number: int) -> str:
 def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ...] | None:
     """Return the tensors that an array contains side by side in equal parts; None if it does not.
 
-    Args:
-        array: Tensor of the file.
-        find: Returns the tensor of a part.
+    `find` returns the tensor of a part.
     """
     import numpy as np
 
@@ -311,8 +291,7 @@ def is_close(array: Any, wanted: Any, dtype: str) -> bool:
     """Whether an array equals some values, within the precision of its type."""
     import numpy as np
 
-    if dtype == "bfloat16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array = widened(array, dtype)
     rtol = _RTOL[dtype]
     wanted = np.broadcast_to(wanted, array.shape)
     return bool(np.allclose(array, wanted, rtol=rtol, atol=_ATOL * rtol * float(np.abs(wanted).max(initial=0.0))))

@@ -94,12 +94,8 @@ def missed_steps(
 
     It is infinite if a step is 0 and the tensor is not, and `TOO_COARSE` if steps are too coarse for a comparison.
 
-    Args:
-        weight: The integers, their scale and zero point.
-        integers: The result of `weight.numbers`.
-        values: The tensor.
-        steps: Maximum range of the values of a group, as returned by `PlainSteps.range`.
-        order: The order that the axes must have; None for any.
+    `integers` is the result of `weight.numbers`, `steps` the maximum range of the values of a group, as returned by
+    `PlainSteps.range`. `order` is the order that the axes must have; None for any.
     """
     import numpy as np
 

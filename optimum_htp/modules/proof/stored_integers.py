@@ -212,11 +212,7 @@ def missed_codes(weight: QuantizedWeight, codes: tuple[Any, Any, Any], values: A
 
     0 if they match; infinite if a block's largest value differs from the tensor's.
 
-    Args:
-        weight: The numbers.
-        codes: The result of `weight.codes`.
-        values: The tensor.
-        order: The order that its axes must have; None for any.
+    `codes` is the result of `weight.codes`. `order` is the order that the axes must have; None for any.
     """
     import numpy as np
 

@@ -62,12 +62,8 @@ def run_without_weights(
 
     If `forward` raises an exception, the earlier results are returned.
 
-    Args:
-        model: Its parameters are on the meta device.
-        inputs: Inputs of `forward`.
-        sizes: The needed numbers of elements of results.
-        read: Returns a parameter, or a saved buffer.
-        is_saved: Whether a checkpoint contains a buffer.
+    The model's parameters are on the meta device. `sizes` are the needed numbers of elements of results, `read`
+    returns a parameter or a saved buffer, and `is_saved` whether a checkpoint contains a buffer.
     """
     import torch
 

@@ -56,10 +56,7 @@ class Use:
 def uses_of(graph: Graph, *, tagged: bool, tensors: CommitTensors | None = None) -> dict[str, list[Use]]:
     """Return the uses of each value that tensors go into, including those after `PASSED_THROUGH`.
 
-    Args:
-        graph: Graph of the file.
-        tagged: Whether its nodes have tags.
-        tensors: Tensors of a commit. A node without a tag belongs to the module in the node's name.
+    With the tensors of a commit, a node without a tag belongs to the module in the node's name.
     """
     users: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
@@ -102,14 +99,7 @@ def plain_name(name: str) -> str:
 
 
 def expectations(name: str, size: int, uses: Sequence[Use], tensors: CommitTensors) -> list[list[str]]:
-    """Return the tensors that a tensor may be, for its name and for each of its uses.
-
-    Args:
-        name: Name of the tensor.
-        size: Its number of elements.
-        uses: Its uses.
-        tensors: Tensors of the commit.
-    """
+    """Return the tensors that a tensor may be, for its name and for each of its uses."""
     groups: list[list[str]] = []
     named = [key for key in tensors.spelled(plain_name(name)) if tensors[key].size == size]
     if named:
