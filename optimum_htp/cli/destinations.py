@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,21 +20,6 @@ _TAKEN: Final = frozenset({"engine", "error", "failed", "files", "message", "met
 """Keys of the JSON documents of our commands."""
 
 
-@dataclass(frozen=True)
-class _Accepted:
-    """A destination whose options were added to a parser.
-
-    Attributes:
-        plugin: Name of the plugin.
-        destination: The destination.
-        options: Names of its arguments.
-    """
-
-    plugin: str
-    destination: Destination
-    options: tuple[str, ...]
-
-
 def add_destinations(parser: Any) -> list[str]:
     """Add the options of all destinations; return the names of their arguments.
 
@@ -43,12 +27,13 @@ def add_destinations(parser: Any) -> list[str]:
     """
     from optimum_htp.plugins import destinations
 
-    accepted: dict[str, _Accepted] = {}
+    accepted: dict[str, tuple[str, Destination]] = {}
+    names: list[str] = []
     for plugin, one in destinations():
         try:
             own = ArgumentParser(add_help=False)
             one.add_arguments(own)
-            options = tuple(action.dest for action in own._actions)
+            options = [action.dest for action in own._actions]
             existing = own._option_string_actions.keys() & parser._option_string_actions.keys()
             existing |= {*options} & {action.dest for action in parser._actions}
             existing |= {one.name} & {*_TAKEN, *accepted}
@@ -58,34 +43,32 @@ def add_destinations(parser: Any) -> list[str]:
         except Exception as error:  # noqa: BLE001 - code of plugins can raise anything
             logger.warning("A destination of the plugin %r is skipped: %s: %s", plugin, type(error).__name__, error)
             continue
-        accepted[one.name] = _Accepted(plugin, one, options)
+        accepted[one.name] = plugin, one
+        names += options
     parser.set_defaults(destinations=tuple(accepted.values()))
-    return [option for one in accepted.values() for option in one.options]
+    return names
 
 
 def send(args: Namespace, files: Sequence[str | Path], document: dict[str, Any]) -> None:
     """Send files to the destinations that the options select.
 
-    Args:
-        args: The options of the command.
-        files: The written files.
-        document: Receives each result under the name of its destination. Without `--json` the results are printed.
+    `document` receives each result under the name of its destination. Without `--json` the results are printed.
 
     Raises:
         PluginError: A destination raises an error of another package.
     """
-    for one in args.destinations:
+    for plugin, destination in args.destinations:
         try:
-            result = one.destination.send(args, files)
-            lines = [] if result is None or args.json else one.destination.lines(result)
+            result = destination.send(args, files)
+            lines = [] if result is None or args.json else destination.lines(result)
         except (OptimumHTPError, OSError):
             raise
         except Exception as error:
             raise PluginError(
-                f"The plugin {one.plugin!r} of optimum-htp fails to send the files: {type(error).__name__}: {error}. "
+                f"The plugin {plugin!r} of optimum-htp fails to send the files: {type(error).__name__}: {error}. "
                 "Upgrade it or uninstall it."
             ) from error
         if result is not None:
-            document[one.destination.name] = dict(result)
+            document[destination.name] = dict(result)
         for line in lines:
             show(line)

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CACHE_DIR",
-    "EMBED",
     "FORCE_DOWNLOAD",
     "LOCAL_FILES_ONLY",
     "MODEL",
     "REVISION",
-    "TRUST_REMOTE_CODE",
+    "add_dry_run_argument",
+    "add_embed_argument",
     "add_external_data_argument",
     "add_force_argument",
     "add_hub_arguments",
@@ -33,10 +33,6 @@ REVISION: Final = "Branch, tag, commit or refs/pr/N of the model."
 CACHE_DIR: Final = "Folder of the Hub's cache (default: the cache of huggingface_hub)."
 LOCAL_FILES_ONLY: Final = "Use only files of the cache; do not connect to a Hub."
 FORCE_DOWNLOAD: Final = "Download files again, even if they are in the cache."
-TRUST_REMOTE_CODE: Final = "Run Python code of the model's repo on this machine."
-EMBED: Final = (
-    "Files to embed in the (first) ONNX file: config and preprocessors (all, the default), the config only, or none."
-)
 
 
 def add_json_argument(parser: Any) -> None:
@@ -64,6 +60,22 @@ def add_force_argument(parser: Any) -> None:
     )
 
 
+def add_embed_argument(parser: Any) -> None:
+    """Declare `--embed`."""
+    parser.add_argument(
+        "--embed",
+        choices=("all", "config", "none"),
+        default="all",
+        help="Files to embed in the (first) ONNX file: config and preprocessors (all, the default), the config only, "
+        "or none.",
+    )
+
+
+def add_dry_run_argument(parser: Any) -> None:
+    """Declare `--dry-run`."""
+    parser.add_argument("--dry-run", action="store_true", help="Show the changes without writing.")
+
+
 def add_external_data_argument(parser: Any) -> None:
     """Declare the option of commands that change files in place."""
     parser.add_argument(
@@ -75,12 +87,15 @@ def add_external_data_argument(parser: Any) -> None:
 
 def add_trust_remote_code_argument(parser: Any) -> None:
     """Declare `--trust-remote-code`."""
-    parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_REMOTE_CODE)
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="Run Python code of the model's repo on this machine."
+    )
 
 
-def add_hub_arguments(parser: Any) -> None:
-    """Declare how to reach the Hub."""
-    parser.add_argument("--cache-dir", metavar="DIR", help=CACHE_DIR)
+def add_hub_arguments(parser: Any, *, cache_dir: bool = True) -> None:
+    """Declare how to reach the Hub; without `--cache-dir` if the parser has it already."""
+    if cache_dir:
+        parser.add_argument("--cache-dir", metavar="DIR", help=CACHE_DIR)
     parser.add_argument("--local-files-only", action="store_true", help=LOCAL_FILES_ONLY)
     parser.add_argument("--force-download", action="store_true", help=FORCE_DOWNLOAD)
 

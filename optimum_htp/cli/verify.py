@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.cli.display import cut, show
-from optimum_htp.cli.files import (
-    FileResult,
-    FilesCommand,
-    add_files_arguments,
-    expand,
-    is_manifest,
-)
+from optimum_htp.cli.files import FileResult, FilesCommand, add_files_arguments, expand, is_manifest
 from optimum_htp.cli.options import MODEL, REVISION, add_hub_arguments, hub_access
 from optimum_htp.report.texts import sentence
 
