@@ -24,13 +24,9 @@ _GENERATES: Final = "GenerationMixin"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Facts from the source of a model's class.
+    """Facts from the source of a model's class: the names of the inputs of its `forward`, and of the main one.
 
-    Attributes:
-        inputs: Names of the inputs of its `forward`.
-        main_input: Name of the main input.
-        prefix: Name of the base model inside a model with a head.
-        generates: Whether it generates sequences.
+    `prefix` is the name of the base model inside a model with a head.
     """
 
     inputs: frozenset[str]

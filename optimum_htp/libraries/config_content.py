@@ -34,9 +34,7 @@ _PLACES: Final = (
 def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether only transformers itself can load a config, because its type is unknown or is mapped to another type.
 
-    Args:
-        content: Content of a `config.json`.
-        options: Keyword arguments for `AutoConfig.from_pretrained`.
+    `options` are keyword arguments for `AutoConfig.from_pretrained`.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -46,12 +44,9 @@ def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool
 
 
 def config_of_content(content: dict[str, Any], name: str | os.PathLike[str], **options: Any) -> Any:
-    """Return the result of `AutoConfig.from_pretrained` for a folder with this `config.json`.
+    """Return the result of `AutoConfig.from_pretrained` for a folder with this `config.json`, of a known type.
 
-    Args:
-        content: Content of the `config.json`, of a known type. It is changed.
-        name: The name that the config gets as its origin.
-        **options: Keyword arguments for `from_pretrained`.
+    The content is changed. The config gets `name` as its origin.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -61,12 +56,7 @@ def config_of_content(content: dict[str, Any], name: str | os.PathLike[str], **o
 
 
 def generation_config_of_content(content: dict[str, Any], **options: Any) -> Any:
-    """Return the result of `GenerationConfig.from_pretrained` for a folder with this `generation_config.json`.
-
-    Args:
-        content: Content of the `generation_config.json`.
-        **options: Keyword arguments for `from_pretrained`.
-    """
+    """Return the result of `GenerationConfig.from_pretrained` for a folder with this `generation_config.json`."""
     from transformers import GenerationConfig
 
     kept = {key: value for key, value in options.items() if key not in (*_PLACES, "config_file_name")}

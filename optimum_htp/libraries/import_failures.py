@@ -25,11 +25,7 @@ _DISTRIBUTIONS: Final = {"PIL": "pillow", "cv2": "opencv-python", "google": "pro
 
 
 def lack_of_optimum_onnx(what: str, error: Exception) -> str:
-    """Return the message for a failed import from optimum-onnx.
-
-    Args:
-        what: The feature that needs it; the start of the message.
-    """
+    """Return the message for a failed import from optimum-onnx. It starts with `what`, the feature that needs it."""
     lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
     if lacking is not None:  # A library that optimum-onnx imports, such as diffusers.
         reason, name = " ".join(str(error).split()), _DISTRIBUTIONS.get(lacking, lacking)
@@ -42,11 +38,7 @@ def lack_of_optimum_onnx(what: str, error: Exception) -> str:
 def broken_package(error: BaseException) -> str | None:
     """Return a message about a third package whose own code failed, such as a torchvision built for another torch.
 
-    None if the code of Optimum or transformers failed.
-
-    Args:
-        error: The exception of the import of a module of Optimum or transformers. Their lazy modules hide the first
-            exception behind others.
+    None if the code of Optimum or transformers failed. Their lazy modules hide the first exception behind others.
     """
     cause = root_cause(error)
     package = _imported(cause)

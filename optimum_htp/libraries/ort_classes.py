@@ -22,12 +22,7 @@ AUTO: Final = "auto"
 
 
 def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> type[ORTModel]:
-    """Return the class that runs a file.
-
-    Args:
-        file: The file.
-        record: Its record.
-        task: Optimum task; `auto` for the task in the record.
+    """Return the class that runs a file for a task; `auto` is the task in the record.
 
     Raises:
         ConfigLoadError: The file contains no task.

@@ -21,7 +21,7 @@ from optimum_htp.extras.contents import OnnxFile, configs_of, onnx_files, refuse
 from optimum_htp.extras.endpoint import handler, light, light_handler
 from optimum_htp.extras.endpoint.requirements import are_pinned, pinned
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.libraries.axes import refuse_code_in_axes
+from optimum_htp.libraries.code_references import refuse_code_in_axes
 from optimum_htp.libraries.names import (
     CONFIG,
     ONNX_FILE,
