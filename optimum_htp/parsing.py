@@ -23,11 +23,7 @@ _HAS_DRIVES: Final = os.name == "nt"  # On Windows, `name:x` is a stream of a fi
 
 
 def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
-    """Return the content of a JSON document.
-
-    Args:
-        text: The document; bytes are UTF-8.
-        largest: Maximum length.
+    """Return the content of a JSON document; bytes are UTF-8.
 
     Raises:
         ValueError: It is not JSON, too long, or nested too deep.
