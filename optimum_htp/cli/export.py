@@ -11,16 +11,17 @@ from typing import Any, Final
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.destinations import add_destinations, send
 from optimum_htp.cli.options import (
     CACHE_DIR,
     MODEL,
     REVISION,
+    add_destinations,
     add_embed_argument,
     add_force_argument,
     add_hub_arguments,
     add_json_argument,
     add_trust_remote_code_argument,
+    send,
 )
 from optimum_htp.cli.parser import UNAVAILABLE, integer, number
 

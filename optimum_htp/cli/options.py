@@ -1,14 +1,23 @@
-"""Options that several commands have: one name and one help text for each."""
+"""Options that several commands have: one name and one help text for each.
+
+Plugins add options for destinations of written files, such as `--push-to-hub`.
+"""
 
 from __future__ import annotations
 
 import os
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optimum_htp.cli.display import show
 from optimum_htp.cli.parser import integer
+from optimum_htp.errors import OptimumHTPError, PluginError
+from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
+    from optimum_htp.commands import Destination
     from optimum_htp.hubs import HubAccess
 
 __all__ = [
@@ -17,6 +26,7 @@ __all__ = [
     "LOCAL_FILES_ONLY",
     "MODEL",
     "REVISION",
+    "add_destinations",
     "add_dry_run_argument",
     "add_embed_argument",
     "add_external_data_argument",
@@ -26,13 +36,18 @@ __all__ = [
     "add_json_argument",
     "add_trust_remote_code_argument",
     "hub_access",
+    "send",
 ]
+
+logger = get_logger(__name__)
 
 MODEL: Final = "Model: repo id on the Hub (NAME or ORG/NAME, optionally with @REVISION), or local folder."
 REVISION: Final = "Branch, tag, commit or refs/pr/N of the model."
 CACHE_DIR: Final = "Folder of the Hub's cache (default: the cache of huggingface_hub)."
 LOCAL_FILES_ONLY: Final = "Use only files of the cache; do not connect to a Hub."
 FORCE_DOWNLOAD: Final = "Download files again, even if they are in the cache."
+_TAKEN: Final = frozenset({"engine", "error", "failed", "files", "message", "metadata", "seconds", "task"})
+"""Keys of the JSON documents of our commands."""
 
 
 def add_json_argument(parser: Any) -> None:
@@ -107,3 +122,57 @@ def hub_access(args: Namespace) -> HubAccess:
     return HubAccess(
         cache_dir=args.cache_dir, local_files_only=args.local_files_only, force_download=args.force_download
     )
+
+
+def add_destinations(parser: Any) -> list[str]:
+    """Add the options of all destinations; return the names of their arguments.
+
+    A destination is skipped with a warning if it fails, or if its name or one of its options exists already.
+    """
+    from optimum_htp.plugins import destinations
+
+    accepted: dict[str, tuple[str, Destination]] = {}
+    names: list[str] = []
+    for plugin, one in destinations():
+        try:
+            own = ArgumentParser(add_help=False)
+            one.add_arguments(own)
+            options = [action.dest for action in own._actions]
+            existing = own._option_string_actions.keys() & parser._option_string_actions.keys()
+            existing |= {*options} & {action.dest for action in parser._actions}
+            existing |= {one.name} & {*_TAKEN, *accepted}
+            if existing:
+                raise ValueError(f"{', '.join(sorted(existing))} exists already")
+            one.add_arguments(parser)
+        except Exception as error:  # noqa: BLE001 - code of plugins can raise anything
+            logger.warning("A destination of the plugin %r is skipped: %s: %s", plugin, type(error).__name__, error)
+            continue
+        accepted[one.name] = plugin, one
+        names += options
+    parser.set_defaults(destinations=tuple(accepted.values()))
+    return names
+
+
+def send(args: Namespace, files: Sequence[str | Path], document: dict[str, Any]) -> None:
+    """Send files to the destinations that the options select.
+
+    `document` receives each result under the name of its destination. Without `--json` the results are printed.
+
+    Raises:
+        PluginError: A destination raises an error of another package.
+    """
+    for plugin, destination in args.destinations:
+        try:
+            result = destination.send(args, files)
+            lines = [] if result is None or args.json else destination.lines(result)
+        except (OptimumHTPError, OSError):
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"The plugin {plugin!r} of optimum-htp fails to send the files: {type(error).__name__}: {error}. "
+                "Upgrade it or uninstall it."
+            ) from error
+        if result is not None:
+            document[destination.name] = dict(result)
+        for line in lines:
+            show(line)

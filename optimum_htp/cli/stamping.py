@@ -9,18 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.cli.destinations import add_destinations, send
 from optimum_htp.cli.display import show, show_progress
 from optimum_htp.cli.files import FileResult, FilesCommand
 from optimum_htp.cli.options import (
     MODEL,
     REVISION,
+    add_destinations,
     add_dry_run_argument,
     add_embed_argument,
     add_external_data_argument,
     add_hub_arguments,
     add_trust_remote_code_argument,
     hub_access,
+    send,
 )
 from optimum_htp.cli.parser import path
 
