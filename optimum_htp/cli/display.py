@@ -126,12 +126,7 @@ def show_json(document: Any) -> None:
 
 
 def flush() -> None:
-    """Flush standard output.
-
-    Raises:
-        OutputClosedError: The reader has closed the pipe.
-        OutputError: The output cannot be written, for example because the disk is full.
-    """
+    """Flush standard output; the exceptions are those of `show`."""
     if sys.stdout is not None:
         with _writing("output"):
             sys.stdout.flush()

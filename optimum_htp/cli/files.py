@@ -13,7 +13,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final
 
 from optimum_htp.cli.base import Command, message_of
 from optimum_htp.cli.display import is_hidden, show_error, show_json
@@ -26,8 +26,6 @@ __all__ = ["FilesCommand", "FileResult", "Workers", "add_files_arguments", "expa
 logger = get_logger(__name__)
 
 _TICK: Final = 0.5  # seconds; an unlimited wait cannot be interrupted on Windows
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,15 @@ class FilesCommand(Command):
         return int(any(outcome.error is not None for outcome in outcomes))
 
     def _as_document(self, outcome: FileResult) -> dict[str, Any]:
-        if outcome.error is not None:
-            document = {"file": outcome.file, "error": type(outcome.error).__name__}
-            return {**document, "message": message_of(outcome.error), **_attributes(outcome.error)}
-        return {"file": outcome.file, **self.document(outcome)}
+        error = outcome.error
+        if error is None:
+            return {"file": outcome.file, **self.document(outcome)}
+        document = {"file": outcome.file, "error": type(error).__name__, "message": message_of(error)}
+        retry_after = getattr(error, "retry_after", None)  # A program can use it.
+        return document if retry_after is None else {**document, "retry_after": retry_after}
 
 
-class Workers(Generic[T]):
+class Workers:
     """`count` threads that process files, with a progress bar, until all are done or a signal arrives.
 
     `work` processes a file, and raises only `KeyboardInterrupt`. The threads are daemons, because Python waits for
@@ -130,11 +130,11 @@ class Workers(Generic[T]):
     finished result.
     """
 
-    def __init__(self, files: Sequence[str], work: Callable[[str], T], count: int, stop: Stop) -> None:
+    def __init__(self, files: Sequence[str], work: Callable[[str], FileResult], count: int, stop: Stop) -> None:
         self._files = files
         self._work = work
         self._stop = stop
-        self._found: dict[int, T] = {}
+        self._found: dict[int, FileResult] = {}
         self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
         for index in range(len(files)):
@@ -145,7 +145,7 @@ class Workers(Generic[T]):
         ]
 
     @property
-    def outcomes(self) -> list[T]:
+    def outcomes(self) -> list[FileResult]:
         """The results in the order of the files, without files that a signal prevented."""
         return [self._found[index] for index in sorted(self._found.copy())]
 
@@ -230,9 +230,3 @@ def _outcome(file: str, work: Callable[[str], Any]) -> FileResult:
     except Exception as error:  # a bug of ours; the other files are still reported
         logger.debug("%r failed", file, exc_info=True)
         return FileResult(file, error=error)
-
-
-def _attributes(error: Exception) -> dict[str, Any]:
-    """Return the fields of an error that a program can use."""
-    retry_after = getattr(error, "retry_after", None)
-    return {} if retry_after is None else {"retry_after": retry_after}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.cli.display import cut, show
+from optimum_htp.cli.display import bar, cut, show
 from optimum_htp.cli.files import FileResult, FilesCommand, add_files_arguments, expand, is_manifest
 from optimum_htp.cli.options import MODEL, REVISION, add_hub_arguments, hub_access
 from optimum_htp.report.texts import sentence
@@ -78,7 +78,6 @@ class VerifyCommand(FilesCommand):
             raise ArgumentError("--revision requires --model: a file records its commit.")
 
         def prove(file: str) -> Proof:
-            from optimum_htp.cli.display import bar
             from optimum_htp.modules.prove import prove_weights
 
             with bar(f"Weights of {file}", "tensor", hidden=len(files) > 1) as progress:
