@@ -117,14 +117,9 @@ def _described(model: _Class) -> ModelSource | None:
         for node in each.node.body:
             if isinstance(node, ast.FunctionDef) and node.name == "forward":
                 arguments = node.args
-                every = (
-                    *arguments.posonlyargs,
-                    *arguments.args,
-                    *arguments.kwonlyargs,
-                    arguments.vararg,
-                    arguments.kwarg,
-                )
-                names = frozenset(argument.arg for argument in every if argument is not None) - {"self"}
+                named = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+                every = (*named, *filter(None, (arguments.vararg, arguments.kwarg)))
+                names = frozenset(argument.arg for argument in every) - {"self"}
                 attributes = {name: next(_literals(model, name), plain) for name, plain in _PLAIN.items()}
                 return ModelSource(
                     inputs=names,

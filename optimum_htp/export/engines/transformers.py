@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptionError
@@ -175,7 +174,9 @@ class TransformersEngine:
             manifest = manifest_of_components({name: component.metadata for name, component in components.items()})
             (work.folder / EXPORT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             if work.subject.model is not None or work.subject.checkpoint is None:
-                _save_configs(model, work.folder)
+                model.config.save_pretrained(work.folder)
+                if model.can_generate() and model.generation_config is not None:
+                    model.generation_config.save_pretrained(work.folder)
         noted = ExportedParts(work.folder, lambda: model)
         for name, (part, _) in parts.items() if work.hierarchy else ():
             noted.try_to_add(f"{name}.onnx", part, {})
@@ -319,9 +320,3 @@ def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
         autos = [auto for auto, path in auto_map.items() if str(path).rpartition(".")[2] in names]
         found = next((getattr(transformers, auto, None) for auto in autos), None)
     return found if found is not None else transformers.AutoModel
-
-
-def _save_configs(model: Any, folder: Path) -> None:
-    model.config.save_pretrained(folder)
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
