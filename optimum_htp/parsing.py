@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["LARGEST_JSON", "is_inside", "is_text", "json_or_none", "parse_json"]
+__all__ = ["LARGEST_JSON", "is_inside", "is_text", "items_of", "json_or_none", "parse_json"]
 
 LARGEST_JSON: Final = 1 << 28  # Bytes.
 _DEEPEST: Final = 100
@@ -70,6 +71,18 @@ def _depth_is_sane(content: Any) -> bool:
         if not level:
             return True
     return False
+
+
+def items_of(content: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """Yield all items of a document with their key paths. The nesting may be deeper than Python's recursion limit."""
+    level: list[tuple[tuple[str, ...], Any]] = [((), content)] if isinstance(content, (Mapping, list)) else []
+    while level:
+        path, value = level.pop()
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in inner:
+            yield path, str(key), item
+            if isinstance(item, (Mapping, list)):
+                level.append(((*path, str(key)), item))
 
 
 def is_text(value: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from optimum_htp.errors import InvalidOnnxFileError, UntrustedCodeError
 from optimum_htp.libraries.names import EXPORT_MANIFEST, MODEL_INDEX, SENTENCE_MODULES
 from optimum_htp.libraries.repo_files import ADAPTER_CONFIG
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import items_of, parse_json
 
 __all__ = [
     "CodeReference",
@@ -143,7 +143,7 @@ def code_references(name: str, content: Any) -> Iterator[CodeReference]:
         yield from _of_pipeline(name, content)
     elif base == EXPORT_MANIFEST:
         yield from _of_trees(name, content)
-    for path, key, value in _items(content):
+    for path, key, value in items_of(content):
         if _is_refused(base, path, key, value):
             yield CodeReference(name, ".".join((*path, key)), str(value))
 
@@ -179,7 +179,7 @@ def _of_modules(name: str, content: Any) -> Iterator[CodeReference]:
 
 def _of_trees(name: str, content: Any) -> Iterator[CodeReference]:
     """Check the trees in an `export.json`: strings with JSON, which contain strings with JSON."""
-    for path, key, value in _items(content):
+    for path, key, value in items_of(content):
         if key in _IMPORTED_BY_TREES:
             yield CodeReference(name, ".".join((*path, key)), str(value))
         if not isinstance(value, str):
@@ -220,18 +220,6 @@ def _installed_pipelines() -> frozenset[str]:
     spec = importlib.util.find_spec("diffusers")
     folders = [Path(place, "pipelines") for place in (spec.submodule_search_locations or ())] if spec else []
     return frozenset(path.name for folder in folders if folder.is_dir() for path in folder.glob("[a-z]*/"))
-
-
-def _items(content: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """Yield all items of a document with their key paths. The nesting may be deeper than Python's recursion limit."""
-    level: list[tuple[tuple[str, ...], Any]] = [((), content)] if isinstance(content, (Mapping, list)) else []
-    while level:
-        path, value = level.pop()
-        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, item in inner:
-            yield path, str(key), item
-            if isinstance(item, (Mapping, list)):
-                level.append(((*path, str(key)), item))
 
 
 def refuse_code_in_axes(shapes: Mapping[str, Sequence[object] | None], path: Path | str) -> None:

@@ -8,8 +8,10 @@ or from the author of a file, so such numbers are limited here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
+
+from optimum_htp.parsing import items_of
 
 __all__ = ["config_fault", "config_of_content", "generation_config_of_content", "needs_folder"]
 
@@ -77,18 +79,9 @@ def config_fault(config: Any) -> str | None:
     """Return why a parsed config must not be passed to a library; None if it may be."""
     if not isinstance(config, Mapping):
         return f"it must be a JSON object, but is a {type(config).__name__}"
-    for key, value in _items(config):
+    for _, key, value in items_of(config):
         highest = _HIGHEST.get(key.rpartition("_")[2])
         for count in value if isinstance(value, list) else (value,):
             if highest is not None and isinstance(count, (int, float)) and count > highest:
                 return f"{key} is {count:.3g}; at most {highest} is accepted"
     return None
-
-
-def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the items of a config and of the configs in it. Deep nesting was rejected at parsing."""
-    for key, value in config.items():
-        yield str(key), value
-        for inner in value if isinstance(value, list) else (value,):
-            if isinstance(inner, Mapping):
-                yield from _items(inner)
