@@ -39,11 +39,7 @@ class _Turn:
 
 
 class LRUCache(Renewed, Generic[K, V]):
-    """Keeps values by key, and removes the least recently used ones.
-
-    Args:
-        max_items: Maximum number of values.
-    """
+    """Keeps up to `max_items` values by key, and removes the least recently used ones."""
 
     def __init__(self, max_items: int) -> None:
         super().__init__()
@@ -58,11 +54,8 @@ class LRUCache(Renewed, Generic[K, V]):
     ) -> V:
         """Return the value of a key. Threads that need the same value wait for the thread that creates it.
 
-        Args:
-            key: The key.
-            make: Creates the value. An exception is passed on, and nothing is kept.
-            anew: Whether to create the value even if it exists.
-            valid: Whether an existing value is still valid.
+        An existing value is created again if `anew` is set, or if it is not `valid` any more. If `make` fails, nothing
+        is kept.
         """
         if not anew and (found := self._find(key)) and valid(found[0]):
             return found[0]

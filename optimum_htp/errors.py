@@ -226,13 +226,7 @@ class UnknownModuleError(OptimumHTPError, LookupError):
 
     @classmethod
     def of(cls, pattern: str, nearest: Sequence[str], where: object) -> UnknownModuleError:
-        """Return the error with the nearest patterns in its message.
-
-        Args:
-            pattern: The pattern.
-            nearest: Similar patterns.
-            where: The file or folder, for the message.
-        """
+        """Return the error with the nearest patterns in its message; `where` is the file or folder."""
         hint = f" Near it: {', '.join(nearest)}." if nearest else ""
         return cls(
             f"{where} has no module and no class that matches {pattern!r}.{hint} `optimum-cli htp info --tree` lists "

@@ -29,11 +29,7 @@ class Renewed(ABC):
 
 
 class ForkSafeLock(Renewed):
-    """A lock that is free in a forked child, even if a thread held it in the parent.
-
-    Args:
-        make: Creates the lock: `threading.Lock` or `threading.RLock`.
-    """
+    """A lock that is free in a forked child, even if a thread held it in the parent."""
 
     def __init__(self, make: Callable[[], AbstractContextManager[Any]] = threading.Lock) -> None:
         super().__init__()

@@ -14,16 +14,8 @@ from urllib.parse import unquote
 __all__ = ["get_logger", "mask_record", "masked", "without_secrets"]
 
 _MASK: Final = "***"
-_MARKS: Final = (
-    "@",
-    "=",
-    "%3",
-    "hf_",
-    "ms-",
-    "earer",
-    "EARER",
-    "uthorization",
-)  # A text without any of these contains no secret.
+# A text without any of these contains no secret.
+_MARKS: Final = ("@", "=", "%3", "hf_", "ms-", "earer", "EARER", "uthorization")
 
 # The patterns are compiled on first use: every process imports this module, but few mask a text.
 # RFC 3986, section 3.2.1: `user:password@`. Users also type passwords with an unescaped `/` and `@`. A number and a
@@ -46,7 +38,6 @@ _TOKEN: Final = (
     r"(?a)(?<![A-Za-z0-9])(hf_(?:oauth_|jwt_)?|api_org_|ms-)"
     r"(?:(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.[\w\-]+)*"
 )
-
 
 # Other libraries repeat parts of an address (`Invalid bucket name "KEY:SECRET@bucket"`), so a secret that was masked
 # once is masked in all later texts.

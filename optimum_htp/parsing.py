@@ -11,9 +11,19 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeGuard
 
-__all__ = ["LARGEST_JSON", "is_commit", "is_inside", "is_sha256", "is_text", "json_or_none", "parse_json"]
+__all__ = [
+    "LARGEST_JSON",
+    "is_commit",
+    "is_inside",
+    "is_sha256",
+    "is_text",
+    "items_of",
+    "json_or_none",
+    "parse_json",
+]
 
 LARGEST_JSON: Final = 1 << 28  # Bytes.
 _DEEPEST: Final = 100
@@ -26,11 +36,7 @@ _HAS_DRIVES: Final = os.name == "nt"  # On Windows, `name:x` is a stream of a fi
 
 
 def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
-    """Return the content of a JSON document.
-
-    Args:
-        text: The document; bytes are UTF-8.
-        largest: Maximum length.
+    """Return the content of a JSON document; bytes are UTF-8.
 
     Raises:
         ValueError: It is not JSON, too long, or nested too deep.
@@ -77,6 +83,18 @@ def _depth_is_sane(content: Any) -> bool:
         if not level:
             return True
     return False
+
+
+def items_of(content: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """Yield all items of a document with their key paths. The nesting may be deeper than Python's recursion limit."""
+    level: list[tuple[tuple[str, ...], Any]] = [((), content)] if isinstance(content, (Mapping, list)) else []
+    while level:
+        path, value = level.pop()
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in inner:
+            yield path, str(key), item
+            if isinstance(item, (Mapping, list)):
+                level.append(((*path, str(key)), item))
 
 
 def is_text(value: Any) -> bool:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from optimum_htp.hubs.base import Hub
 
-T = TypeVar("T")
-
 __all__ = ["HUGGING_FACE", "answers", "commands", "destinations", "hub", "hub_of_prefix", "hubs", "manager"]
+
+T = TypeVar("T")
 
 logger = get_logger(__name__)
 
@@ -116,10 +116,7 @@ def hub_of_prefix(prefix: str) -> Hub:
 
 def hubs() -> list[Hub]:
     """Return all Hubs of all plugins. Plugins that fail are left out with a warning."""
-    found, failures = _hubs()
-    for failure in failures:
-        _warn_once(f"{failure} Its Hubs are left out.")
-    return [hub for _, hub in found]
+    return [hub for _, hub in _without_failures("Hubs", *_hubs())]
 
 
 def commands(taken: Collection[str] = ()) -> dict[str, CommandEntry]:
@@ -127,11 +124,8 @@ def commands(taken: Collection[str] = ()) -> dict[str, CommandEntry]:
 
     A command is left out with a warning if its name is already used by the command line or by an earlier plugin.
     """
-    found, failures = _provided("optimum_htp_commands", CommandEntry)
-    for failure in failures:
-        _warn_once(f"{failure} Its commands are left out.")
     known: dict[str, CommandEntry] = {}
-    for plugin, entry in found:
+    for plugin, entry in _without_failures("commands", *_provided("optimum_htp_commands", CommandEntry)):
         if entry.name in taken or known.setdefault(entry.name, entry) is not entry:
             _warn_once(
                 f"The command {entry.name!r} of the plugin {plugin!r} is left out, because the name is already used."
@@ -141,10 +135,8 @@ def commands(taken: Collection[str] = ()) -> dict[str, CommandEntry]:
 
 def destinations() -> list[tuple[str, Destination]]:
     """Return the destinations that plugins add, each with the plugin's name."""
-    found, failures = _provided("optimum_htp_destinations", Destination)  # type: ignore[type-abstract]
-    for failure in failures:
-        _warn_once(f"{failure} Its destinations are left out.")
-    return found
+    provided = _provided("optimum_htp_destinations", Destination)  # type: ignore[type-abstract]
+    return _without_failures("destinations", *provided)
 
 
 def _hubs() -> tuple[list[tuple[str, Hub]], list[PluginError]]:
@@ -171,6 +163,13 @@ def _provided(hook: str, kind: type[T]) -> tuple[list[tuple[str, T]], list[Plugi
     return found, failures
 
 
+def _without_failures(what: str, found: list[tuple[str, T]], failures: list[PluginError]) -> list[tuple[str, T]]:
+    """Warn of the plugins whose results are left out; return those of the others."""
+    for failure in failures:
+        _warn_once(f"{failure} Its {what} are left out.")
+    return found
+
+
 def _the_one(wanted: str, problem: str, fits: Callable[[Hub], bool]) -> Hub:
     provided, failures = _hubs()
     found = [(name, hub) for name, hub in provided if fits(hub)]
@@ -188,9 +187,7 @@ def _the_one(wanted: str, problem: str, fits: Callable[[Hub], bool]) -> Hub:
         raise UnknownHubError(f"{problem}, which no installed plugin provides. {why}") from (
             failures[0] if failures else None
         )
-    for failure in failures:
-        _warn_once(f"{failure} Its Hubs are left out.")
-    return found[0][1]
+    return _without_failures("Hubs", found, failures)[0][1]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Our commands of optimum-cli, one file each. They parse, call the package, and print; they decide nothing.
+"""Our commands of optimum-cli. They parse, call the package, and print; they decide nothing.
 
 optimum-cli imports this for each of its commands, so what a command needs is imported when it runs.
 """

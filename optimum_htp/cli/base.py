@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-from optimum_htp.cli.signals import send_again
+from optimum_htp.cli.interrupts import Stop, send_again
 from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from optimum_htp.cli.interrupts import Stop
 
 __all__ = ["Command", "message_of"]
 
@@ -87,11 +85,9 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
     @classmethod
     def describe(cls, parser: ArgumentParser, text: str) -> None:
-        """Complete the parser of this command: option names, `--quiet`, description, examples and exit codes.
+        """Complete the parser of this command: option names, `--quiet`, examples and exit codes.
 
-        Args:
-            parser: The parser.
-            text: Description of the command; an existing description is kept.
+        An existing description is kept; otherwise `text` becomes the description.
         """
         from optimum_htp.cli.parser import adopt
 
@@ -107,7 +103,6 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     def run(self) -> None:
         """Run the command; raise `SystemExit` if it fails."""
         from optimum_htp.cli.display import OutputClosedError, logging_in_lines, quieted
-        from optimum_htp.cli.interrupts import Stop
 
         self.stop = Stop()
         if os.environ.get(_DEBUG):
@@ -183,12 +178,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
 
 def message_of(error: Exception, file: str | None = None) -> str:
-    """Return the message of an error.
-
-    Args:
-        error: The error.
-        file: The file that caused it; it is added if the message does not contain it.
-    """
+    """Return the message of an error. The file that caused it is added if the message does not contain it."""
     from optimum_htp.errors import OptimumHTPError
 
     text = str(error)

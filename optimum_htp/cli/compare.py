@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import cut, show, show_json
+from optimum_htp.cli.display import bar, cut, show, show_json
 from optimum_htp.cli.files import expand
 from optimum_htp.cli.options import (
     add_force_argument,
@@ -54,7 +54,6 @@ class CompareCommand(Command):
 
     def execute(self) -> None:
         """Compare, report, and exit with 1 if a difference exceeds the tolerances."""
-        from optimum_htp.cli.display import bar
         from optimum_htp.errors import ArgumentError
         from optimum_htp.modules.comparison.compare import compare_models
         from optimum_htp.modules.comparison.render import write_comparison
@@ -67,8 +66,8 @@ class CompareCommand(Command):
         if args.output:
             inputs = [file for file in (args.one, args.other, args.inputs) if file is not None]
             check_report_path(args.output, inputs, force=args.force)  # fail early
-        if args.output and len(pairs) + len(missing) > 1:
-            raise ArgumentError("--output takes one pair of files. Pass two files instead of folders.")
+            if len(pairs) + len(missing) > 1:
+                raise ArgumentError("--output takes one pair of files. Pass two files instead of folders.")
         found = []
         for one, other in pairs:
             with bar(f"Comparing {one}", "module", hidden=False) as progress:

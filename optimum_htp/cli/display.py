@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import dataclasses
 import logging
 import os
+import re
 import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from optimum_htp.errors import OutputError
 from optimum_htp.masking import mask_record, masked, without_secrets
 from optimum_htp.report.texts import json_text, printable, sentence
+
+if TYPE_CHECKING:
+    from optimum_htp.onnxfile import TensorSpec
 
 __all__ = [
     "OutputClosedError",
@@ -28,6 +33,7 @@ __all__ = [
     "close_quietly",
     "cut",
     "flush",
+    "folded",
     "is_hidden",
     "logging_in_lines",
     "quieted",
@@ -47,6 +53,8 @@ _QUIET: Final = {
     "PYTHONWARNINGS": "ignore",
 }
 """Environment variables that silence libraries in child processes."""
+_OF_A_LAYER: Final = re.compile(r"((?:past|present)\w*\.)(\d{1,6})(\.(?:\w+\.)*)(\w+)", re.ASCII)
+_FEWEST: Final = 3  # names in a group that is shortened
 
 
 class OutputClosedError(Exception):
@@ -118,12 +126,7 @@ def show_json(document: Any) -> None:
 
 
 def flush() -> None:
-    """Flush standard output.
-
-    Raises:
-        OutputClosedError: The reader has closed the pipe.
-        OutputError: The output cannot be written, for example because the disk is full.
-    """
+    """Flush standard output; the exceptions are those of `show`."""
     if sys.stdout is not None:
         with _writing("output"):
             sys.stdout.flush()
@@ -160,18 +163,39 @@ def logging_in_lines() -> Iterator[None]:
 
 
 def wrapped(lines: Sequence[str], taken: int) -> Iterator[str]:
-    """Yield texts in lines that fit the terminal, if standard output is a terminal.
-
-    Args:
-        lines: The texts.
-        taken: Number of columns before each line.
-    """
+    """Yield texts in lines that fit the terminal, if standard output is one, after `taken` columns."""
     width = _width()
     for line in map(printable, lines):
         if width is None or len(line) <= width - taken:
             yield line
         else:
             yield from textwrap.wrap(line, max(20, width - taken), break_on_hyphens=False)
+
+
+def folded(specs: Sequence[TensorSpec]) -> list[str]:
+    """Return inputs or outputs as lines. The key-value caches of all layers, of one type and shape, are one line.
+
+    `past_key_values.0.key` to `past_key_values.11.value` become `past_key_values.0…11.key/value`.
+    """
+    groups: dict[Hashable, list[tuple[TensorSpec, int, str]]] = {}
+    for spec in specs:
+        match = _OF_A_LAYER.fullmatch(spec.name)
+        key = (match[1], match[3], spec.dtype, spec.shape) if match else spec.name
+        layer, leaf = (int(match[2]), match[4]) if match else (0, spec.name)
+        groups.setdefault(key, []).append((spec, layer, leaf))
+    lines: list[str] = []
+    for group in groups.values():
+        layers = sorted({layer for _, layer, _ in group})
+        leaves = list(dict.fromkeys(leaf for _, _, leaf in group))
+        is_complete = layers[-1] - layers[0] + 1 == len(layers) and len(layers) * len(leaves) == len(group)
+        match = _OF_A_LAYER.fullmatch(group[0][0].name)
+        if match is None or len(group) < _FEWEST or not is_complete:
+            lines += [str(spec) for spec, _, _ in group]
+            continue
+        numbers = f"{layers[0]}…{layers[-1]}" if len(layers) > 1 else str(layers[0])
+        name = f"{match[1]}{numbers}{match[3]}{'/'.join(leaves)}"
+        lines.append(str(dataclasses.replace(group[0][0], name=name)))
+    return lines
 
 
 def cut(line: str) -> str:
@@ -214,13 +238,7 @@ def is_hidden(*, hidden: bool = False) -> bool | None:
 
 @contextlib.contextmanager
 def bar(label: str, unit: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar if standard error is a terminal; yield a function that takes the progress and the total.
-
-    Args:
-        label: Description of the work.
-        unit: Unit of the progress.
-        hidden: Whether to show no bar, because another one is shown.
-    """
+    """Show a progress bar if standard error is a terminal; yield a function that takes the progress and the total."""
     from tqdm import tqdm
 
     with tqdm(desc=printable(label), unit=unit, disable=is_hidden(hidden=hidden), leave=False) as shown:

@@ -6,39 +6,28 @@ import dataclasses
 import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
 from typing import Any, Final
 
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.destinations import add_destinations, send
 from optimum_htp.cli.options import (
     CACHE_DIR,
-    EMBED,
-    FORCE_DOWNLOAD,
-    LOCAL_FILES_ONLY,
     MODEL,
     REVISION,
-    TRUST_REMOTE_CODE,
+    add_destinations,
+    add_embed_argument,
     add_force_argument,
+    add_hub_arguments,
     add_json_argument,
+    add_trust_remote_code_argument,
+    send,
 )
 from optimum_htp.cli.parser import UNAVAILABLE, integer, number
 
 __all__ = ["NOT_OPTIONS", "HTPExportCommand"]
 
-NOT_OPTIONS: Final = {
-    "func",
-    "model",
-    "output",
-    "json",
-    "report",
-    "force",
-    "destinations",
-    "not_options",
-    "quiet",
-}
+NOT_OPTIONS: Final = {"func", "model", "output", "json", "report", "force", "destinations", "not_options", "quiet"}
 """Arguments that are not options of the exporter."""
 
 _HELP: Final = {
@@ -65,11 +54,14 @@ class HTPExportCommand(Command):
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
         from optimum_htp.errors import MissingDependencyError
+        from optimum_htp.libraries.dependencies import has_transformers_exporters, needing_optimum_onnx
 
         try:
-            _optimum_arguments()(parser)
+            with needing_optimum_onnx("optimum-cli export htp"):
+                from optimum.commands.export.onnx import parse_args_onnx
+            parse_args_onnx(parser)
         except MissingDependencyError as error:
-            if not _has_other_engine():
+            if not has_transformers_exporters():
                 # optimum-cli creates the parsers of all its commands: the error is for this command only.
                 parser.description = str(error)
                 parser.set_defaults(**{UNAVAILABLE: str(error)})
@@ -91,8 +83,7 @@ class HTPExportCommand(Command):
         )
         group = parser.add_argument_group("Provenance arguments")
         group.add_argument("--revision", help=REVISION)
-        group.add_argument("--local-files-only", action="store_true", help=LOCAL_FILES_ONLY)
-        group.add_argument("--force-download", action="store_true", help=FORCE_DOWNLOAD)
+        add_hub_arguments(group, cache_dir=False)  # Optimum declares --cache_dir.
         group.add_argument(
             "--verify-hub",
             action="store_true",
@@ -109,12 +100,7 @@ class HTPExportCommand(Command):
             action="store_false",
             help="Do not tag the nodes with their modules of the PyTorch model.",
         )
-        group.add_argument(
-            "--embed",
-            choices=("all", "config", "none"),
-            default="all",
-            help=EMBED,
-        )
+        add_embed_argument(group)
         group.add_argument("--report", metavar="FILE", help="Also write a report: .json, .md or .html.")
         add_force_argument(group)
         add_json_argument(group)
@@ -156,22 +142,6 @@ class HTPExportCommand(Command):
             show_json(document)
 
 
-def _optimum_arguments() -> Callable[[ArgumentParser], None]:
-    """Return the function that declares the arguments of `optimum-cli export onnx`."""
-    from optimum_htp.libraries.dependencies import needing_optimum_onnx
-
-    with needing_optimum_onnx("optimum-cli export htp"):
-        from optimum.commands.export.onnx import parse_args_onnx
-    return parse_args_onnx  # type: ignore[no-any-return]
-
-
-def _has_other_engine() -> bool:
-    """Return whether transformers has exporters; transformers is not imported."""
-    from optimum_htp.libraries.dependencies import has_transformers_exporters
-
-    return has_transformers_exporters()
-
-
 def _transformers_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of the transformers engine, if Optimum's parser cannot be imported."""
     parser.add_argument("-m", "--model", required=True)
@@ -181,7 +151,7 @@ def _transformers_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="Precision of the weights.")
     parser.add_argument("--device", default="cpu", help="Device to trace the model on.")
     parser.add_argument("--cache_dir")
-    parser.add_argument("--trust-remote-code", action="store_true", help=TRUST_REMOTE_CODE)
+    add_trust_remote_code_argument(parser)
     parser.add_argument("--no-dynamic-axes", action="store_true", help="Export with fixed input sizes.")
     parser.add_argument("--library", dest="library_name", choices=("transformers",))
     parser.add_argument("--batch_size", type=int, help="Batch size of the sample inputs.")

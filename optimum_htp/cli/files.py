@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import glob
 import os
+import queue
+import threading
 from abc import abstractmethod
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from optimum_htp.cli.base import Command, message_of
-from optimum_htp.cli.display import show_error, show_json
+from optimum_htp.cli.display import is_hidden, show_error, show_json
+from optimum_htp.cli.interrupts import Stop
 from optimum_htp.cli.options import add_jobs_argument, add_json_argument
 from optimum_htp.masking import get_logger
 
-__all__ = [
-    "FilesCommand",
-    "FileResult",
-    "add_files_arguments",
-    "expand",
-    "is_manifest",
-]
+__all__ = ["FilesCommand", "FileResult", "Workers", "add_files_arguments", "expand", "is_manifest"]
 
 logger = get_logger(__name__)
+
+_TICK: Final = 0.5  # seconds; an unlimited wait cannot be interrupted on Windows
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,6 @@ class FilesCommand(Command):
                 "ORG/REPO FILE --local-dir .`"
             )
         work = self.prepare(files)
-        from optimum_htp.cli.workers import Workers
-
         workers = Workers(files, lambda file: _outcome(file, work), self.args.jobs, self.stop)
         workers.run()
         outcomes = workers.outcomes
@@ -115,10 +114,69 @@ class FilesCommand(Command):
         return int(any(outcome.error is not None for outcome in outcomes))
 
     def _as_document(self, outcome: FileResult) -> dict[str, Any]:
-        if outcome.error is not None:
-            document = {"file": outcome.file, "error": type(outcome.error).__name__}
-            return {**document, "message": message_of(outcome.error), **_attributes(outcome.error)}
-        return {"file": outcome.file, **self.document(outcome)}
+        error = outcome.error
+        if error is None:
+            return {"file": outcome.file, **self.document(outcome)}
+        document = {"file": outcome.file, "error": type(error).__name__, "message": message_of(error)}
+        retry_after = getattr(error, "retry_after", None)  # A program can use it.
+        return document if retry_after is None else {**document, "retry_after": retry_after}
+
+
+class Workers:
+    """`count` threads that process files, with a progress bar, until all are done or a signal arrives.
+
+    `work` processes a file, and raises only `KeyboardInterrupt`. The threads are daemons, because Python waits for
+    threads of `concurrent.futures` at its end. Each thread stores a result before it reports it, so a signal loses no
+    finished result.
+    """
+
+    def __init__(self, files: Sequence[str], work: Callable[[str], FileResult], count: int, stop: Stop) -> None:
+        self._files = files
+        self._work = work
+        self._stop = stop
+        self._found: dict[int, FileResult] = {}
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for index in range(len(files)):
+            self._waiting.put(index)
+        self._threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(self._take,), daemon=True)
+            for _ in range(min(count, len(files)))
+        ]
+
+    @property
+    def outcomes(self) -> list[FileResult]:
+        """The results in the order of the files, without files that a signal prevented."""
+        return [self._found[index] for index in sorted(self._found.copy())]
+
+    def run(self) -> None:
+        """Process all files, or return after a signal."""
+        from tqdm import tqdm
+
+        hidden = is_hidden(hidden=len(self._files) == 1)
+        try:
+            for thread in self._threads:
+                thread.start()
+            with tqdm(total=len(self._files), unit="file", disable=hidden, leave=False) as progress:
+                for _ in self._files:
+                    self._wait_for_one()
+                    progress.update()
+        except KeyboardInterrupt:
+            self._stop.end(self._threads)
+
+    def _wait_for_one(self) -> None:
+        while True:
+            self._stop.check()
+            with contextlib.suppress(queue.Empty):
+                self._done.get(timeout=_TICK)
+                return
+
+    def _take(self) -> None:
+        with contextlib.suppress(queue.Empty, KeyboardInterrupt):
+            while not self._stop.wanted:
+                index = self._waiting.get_nowait()
+                self._found[index] = self._work(self._files[index])
+                self._done.put(index)
 
 
 def add_files_arguments(parser: ArgumentParser, kinds: str) -> None:
@@ -172,9 +230,3 @@ def _outcome(file: str, work: Callable[[str], Any]) -> FileResult:
     except Exception as error:  # a bug of ours; the other files are still reported
         logger.debug("%r failed", file, exc_info=True)
         return FileResult(file, error=error)
-
-
-def _attributes(error: Exception) -> dict[str, Any]:
-    """Return the fields of an error that a program can use."""
-    retry_after = getattr(error, "retry_after", None)
-    return {} if retry_after is None else {"retry_after": retry_after}

@@ -12,29 +12,32 @@ from optimum_htp.commands import CommandEntry
 
 __all__ = ["HTPCommand", "commands"]
 
-_MODULES: Final = {"unembed": "embed"}
-"""The modules of commands whose module has another name."""
-
 _COMMANDS: Final = tuple(
-    CommandEntry(name, text, f"optimum_htp.cli.{_MODULES.get(name, name)}:{name.capitalize()}Command")
-    for name, text in {
-        "compare": (
+    CommandEntry(name, text, f"optimum_htp.cli.{module}:{name.capitalize()}Command")
+    for name, module, text in (
+        (
+            "compare",
+            "compare",
             "Compare two ONNX files of a model, or an ONNX file and its PyTorch model, module by module: "
-            "operators, weights, and the outputs of each module for the same inputs."
+            "operators, weights, and the outputs of each module for the same inputs.",
         ),
-        "embed": "Embed config and preprocessor files into ONNX files with a record.",
-        "env": "Print the installed versions and the incompatibilities that are bridged.",
-        "extract": "Write one module of an ONNX file as a separate ONNX model.",
-        "info": "Show the source model of ONNX files, also of files on a Hub (hf://).",
-        "inject": "Add a record of the source model to existing ONNX files.",
-        "nodes": "Print the names of the nodes of modules, selected by path, glob or class.",
-        "report": "Write a report about ONNX files: .json, .md or .html.",
-        "run": "Run an ONNX file on texts or images, without PyTorch.",
-        "strip": "Remove all metadata of this package from ONNX files.",
-        "tag": "Tag each node with its module of the PyTorch model.",
-        "unembed": "Remove embedded config and preprocessor files from ONNX files, and extract them.",
-        "verify": ("Check the records of ONNX files; with --weights, check every weight against the commit."),
-    }.items()
+        ("embed", "stamping", "Embed config and preprocessor files into ONNX files with a record."),
+        ("env", "env", "Print the installed versions and the incompatibilities that are bridged."),
+        ("extract", "modules", "Write one module of an ONNX file as a separate ONNX model."),
+        ("info", "info", "Show the source model of ONNX files, also of files on a Hub (hf://)."),
+        ("inject", "stamping", "Add a record of the source model to existing ONNX files."),
+        ("nodes", "modules", "Print the names of the nodes of modules, selected by path, glob or class."),
+        ("report", "info", "Write a report about ONNX files: .json, .md or .html."),
+        ("run", "run", "Run an ONNX file on texts or images, without PyTorch."),
+        ("strip", "stamping", "Remove all metadata of this package from ONNX files."),
+        ("tag", "stamping", "Tag each node with its module of the PyTorch model."),
+        ("unembed", "stamping", "Remove embedded config and preprocessor files from ONNX files, and extract them."),
+        (
+            "verify",
+            "verify",
+            "Check the records of ONNX files; with --weights, check every weight against the commit.",
+        ),
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""`optimum-cli htp info FILE`: show the record and the graph of ONNX files."""
+"""The commands that show what ONNX files contain: `info` prints it, and `report` writes a report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.cli.display import cut, show, wrapped
-from optimum_htp.cli.files import FileResult, FilesCommand
-from optimum_htp.cli.folding import folded
+from optimum_htp.cli.base import Command
+from optimum_htp.cli.display import cut, folded, show, show_json, wrapped
+from optimum_htp.cli.files import FileResult, FilesCommand, expand
+from optimum_htp.cli.options import add_force_argument, add_json_argument
 from optimum_htp.cli.parser import integer
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import Graph, ModelHeader
 
-__all__ = ["InfoCommand"]
+__all__ = ["InfoCommand", "ReportCommand"]
 
 _COLUMN: Final = 15  # width of a label
 
@@ -94,6 +95,38 @@ class InfoCommand(FilesCommand):
             "header": dataclasses.asdict(reading.header),
             "graph": summary,
         }
+
+
+class ReportCommand(Command):
+    """Writes one report about the files."""
+
+    examples = (
+        "htp report out/model.onnx -o report.html",
+        "htp report out/ -o report.json",
+    )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("files", nargs="+", metavar="FILE", help="Tagged ONNX files, folders of them, or globs.")
+        parser.add_argument(
+            "-o", "--output", metavar="FILE", required=True, help="Report to write: .json, .md or .html."
+        )
+        add_force_argument(parser)
+        add_json_argument(parser)
+
+    def execute(self) -> None:
+        """Write the report, and print its path."""
+        from optimum_htp.report.document import report_document
+        from optimum_htp.report.write import check_report_path, write_report
+
+        files = expand(self.args.files)
+        check_report_path(self.args.output, files, force=self.args.force)
+        path = write_report(report_document(files), self.args.output, files, force=self.args.force)
+        if self.args.json:
+            show_json({"output": str(path), "files": files})
+        else:
+            show(str(path))
 
 
 @dataclass(frozen=True)

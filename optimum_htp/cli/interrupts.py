@@ -2,26 +2,26 @@
 
 A signal sets a flag and raises an exception in the main thread. Some extension modules drop this exception while they
 are imported, so the flag is checked again before each file is replaced. Python drops an exception that is raised in a
-finalizer (`__del__`). The signal is then sent again.
+finalizer (`__del__`, callbacks of `weakref`). The signal is then sent again.
+
+optimum-cli imports this module for each of its commands.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import ctypes
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Final
 
-from optimum_htp.cli.signals import send_again
-from optimum_htp.onnxfile.replace_file import before_replacing
+__all__ = ["Stop", "send_again"]
 
-__all__ = ["Stop"]
-
+_PAUSE: Final = 0.05  # seconds for a finalizer to end
 _GRACE: Final = 1.0  # seconds for threads to finish a replacement or to notice the signal
 _LAST_GRACE: Final = 0.8  # seconds for threads to remove incomplete files
 
@@ -54,6 +54,8 @@ class Stop:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Handle signals in this block; after a signal no file is replaced."""
+        from optimum_htp.onnxfile.replace_file import before_replacing
+
         before = {}
         if threading.current_thread() is threading.main_thread():
             handled = (
@@ -91,6 +93,8 @@ class Stop:
 
     def end(self, threads: Sequence[threading.Thread]) -> None:
         """End threads that replace files: they finish a started replacement and skip the rest."""
+        import ctypes
+
         self._wanted.set()
         self.left_threads = True  # a second signal can arrive before they end
         _join(threads, _GRACE)
@@ -113,3 +117,18 @@ def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
     until = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
+
+
+def send_again(number: int, still: Callable[[], bool] = lambda: True) -> None:
+    """Send a signal to the main thread from a new thread, after a short delay, if `still` then returns true."""
+    _thread.start_new_thread(_send, (number, still))  # takes no lock, so it is safe in a finalizer
+
+
+def _send(number: int, still: Callable[[], bool]) -> None:
+    time.sleep(_PAUSE)
+    if not still():
+        return
+    if hasattr(signal, "pthread_kill"):  # also wakes a waiting main thread
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))

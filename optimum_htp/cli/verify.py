@@ -5,19 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from argparse import ArgumentParser
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.cli.display import cut, show
-from optimum_htp.cli.files import (
-    FileResult,
-    FilesCommand,
-    add_files_arguments,
-    expand,
-    is_manifest,
-)
+from optimum_htp.cli.display import bar, cut, show
+from optimum_htp.cli.files import FileResult, FilesCommand, add_files_arguments, expand, is_manifest
 from optimum_htp.cli.options import MODEL, REVISION, add_hub_arguments, hub_access
 from optimum_htp.report.texts import sentence
 
@@ -31,6 +26,8 @@ __all__ = ["VerifyCommand"]
 _MISMATCH: Final = 3
 _UNCHECKED: Final = 5
 _SHOWN: Final = 20  # weights that are listed
+_WORDS: Final = {"unchecked": "not checkable", "foreign": "not from this commit"}
+"""Words for kinds of evidence; the others are their own names."""
 
 
 class VerifyCommand(FilesCommand):
@@ -84,7 +81,6 @@ class VerifyCommand(FilesCommand):
             raise ArgumentError("--revision requires --model: a file records its commit.")
 
         def prove(file: str) -> Proof:
-            from optimum_htp.cli.display import bar
             from optimum_htp.modules.prove import prove_weights
 
             with bar(f"Weights of {file}", "tensor", hidden=len(files) > 1) as progress:
@@ -169,13 +165,13 @@ def _lines(file: str, proof: Proof) -> Iterable[str]:
     from optimum_htp.report.outline import size_text
 
     counts = proof.counts
-    bad = {"unchecked": "not checkable", "foreign": "NOT FROM THIS COMMIT"}
-    summary = ", ".join(f"{count} {bad.get(name, name)}" for name, count in counts.items() if count)
+    words = {**_WORDS, "foreign": _WORDS["foreign"].upper()}
+    summary = ", ".join(f"{count} {words.get(name, name)}" for name, count in counts.items() if count)
     yield f"{file}: weights: {summary} ({proof.source}; {size_text(proof.fetched)} downloaded)"
     if not proof.tagged:
         yield "  the file has no tags: tensors are matched by name, otherwise by value"
     for module, evidence in _outermost(proof):
-        yield f"  {module or '(model)':<40} {_WORDS[evidence]}"
+        yield f"  {module or '(model)':<40} {_WORDS.get(evidence, evidence)}"
     shown = (*proof.foreign, *proof.unchecked)
     for finding in shown[:_SHOWN]:
         yield f"  {finding.name}: {finding.how}"
@@ -183,23 +179,12 @@ def _lines(file: str, proof: Proof) -> Iterable[str]:
         yield f"  and {len(shown) - _SHOWN} more; --json lists all"
 
 
-_WORDS: Final = {
-    "constant": "constant",
-    "proven": "proven",
-    "derived": "derived",
-    "unchecked": "not checkable",
-    "foreign": "not from this commit",
-}
-
-
 def _outermost(proof: Proof) -> Iterable[tuple[str, str]]:
     """Yield modules with their evidence; a module is expanded if its submodules have different evidence."""
     modules = proof.modules
-    inside: dict[str, list[str]] = {}
-    for module in modules:
-        if module:
-            parent = module.rpartition(".")[0]
-            inside.setdefault(parent, []).append(module)
+    inside: dict[str, list[str]] = defaultdict(list)
+    for module in filter(None, modules):
+        inside[module.rpartition(".")[0]].append(module)
     waiting = [""] if "" in modules else []
     while waiting:
         module = waiting.pop()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.export.confirming import confirm_files, require_confirmed
 from optimum_htp.export.engines import check_options, chosen_engine, engine_named
 from optimum_htp.export.engines.base import Work
 from optimum_htp.export.output_files import (
@@ -22,7 +21,7 @@ from optimum_htp.export.output_files import (
     onnx_files,
     refuse_foreign_configs,
 )
-from optimum_htp.export.stamped_files import stamp_all, tags_of
+from optimum_htp.export.stamped_files import confirm_files, require_confirmed, stamp_all, tags_of
 from optimum_htp.export.subject import ExportSubject, as_exported, inspect_loaded_model
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import EXPORT_MANIFEST
@@ -234,12 +233,7 @@ def _add_configs(subject: ExportSubject, exported: Path, staged: Path, *, wanted
 
 
 def _own_files(exported: Path, names: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the files that an engine wrote about its export, by name.
-
-    Args:
-        exported: The engine's output folder.
-        names: The engine's name of each ONNX file, by its final name.
-    """
+    """Return the files that an engine wrote about its export. `names` contains its ONNX files by their final names."""
     manifest = ExportManifest.of(read_json(exported / EXPORT_MANIFEST))
     if manifest is None:
         return {}

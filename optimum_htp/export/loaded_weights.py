@@ -51,13 +51,9 @@ class WeightComparison:
 
 
 def compare(model: Any, folder: Path) -> WeightComparison:
-    """Compare a model in memory with the checkpoint that it was loaded from.
+    """Compare a model of transformers, or a pipeline of diffusers, with the checkpoint that it was loaded from.
 
     This needs memory for a second copy of the model, or for a pipeline of its largest part.
-
-    Args:
-        model: A model of transformers, or a pipeline of diffusers.
-        folder: The checkpoint's files, including weights.
 
     Raises:
         OSError, ValueError, RuntimeError: The library cannot load the checkpoint.
@@ -76,15 +72,7 @@ def compare(model: Any, folder: Path) -> WeightComparison:
 
 
 def made_up_tensors(model_class: Any, folder: Path) -> tuple[str, ...]:
-    """Return the names of the tensors of a class that its checkpoint lacks. Loading initializes them at random.
-
-    Args:
-        model_class: A class of transformers.
-        folder: The checkpoint's files, including weights.
-
-    Raises:
-        OSError, ValueError, RuntimeError: The library cannot load the checkpoint.
-    """
+    """Return the names of the tensors of a class that its checkpoint lacks; the exceptions are those of `compare`."""
     return _loaded(model_class, folder)[1]
 
 
@@ -98,20 +86,14 @@ def _loaded(model_class: Any, folder: Path) -> tuple[Any, tuple[str, ...]]:
 
 
 def lacking(model: Any, report: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a model's tensors that its checkpoint lacks.
-
-    Args:
-        model: The model.
-        report: The loading report of transformers' `from_pretrained`.
-    """
+    """Return the names of a model's tensors that its checkpoint lacks, from the report of `from_pretrained`."""
     missing = report["missing_keys"]  # Older versions of transformers prefix them with the name of the base model.
     known = {ending for key in missing for ending in (key, key.partition(".")[2])}
     return tuple(sorted({name for name, _ in _tensors(model) if name in known}))
 
 
 def _difference(model: Any, loaded: Any, left_out: Collection[str]) -> str | None:
-    ours, theirs = _settings(model.config), _settings(loaded.config)
-    if changed := [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]:
+    if changed := _changed(model.config, loaded.config):
         return f"its config differs in {_listed(changed)}"
     kinds = {name: _kind(module) for name, module in model.named_modules()}
     for name, module in loaded.named_modules():
@@ -135,14 +117,19 @@ def _scheduler_difference(scheduler: Any, folder: Path) -> str | None:
         return None
     if type(scheduler).__name__ != stored.get("_class_name"):
         return f"its scheduler is a {type(scheduler).__name__}"
-    ours, theirs = _settings(scheduler.config), _settings(type(scheduler).from_pretrained(folder).config)
-    changed = [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
+    changed = _changed(scheduler.config, type(scheduler).from_pretrained(folder).config)
     return f"its scheduler's config differs in {_listed(changed)}" if changed else None
 
 
 def _kind(module: Any) -> tuple[str, str]:
     """Return the name of a module's class. A parametrized module (weight norm) has a class of its own."""
     return type(module).__module__, type(module).__qualname__
+
+
+def _changed(config: Any, other: Any) -> list[str]:
+    """Return the keys of the values that differ between two configs."""
+    ours, theirs = _settings(config), _settings(other)
+    return [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -54,19 +54,10 @@ def onnx_files(folder: Path) -> list[str]:
 
 
 def move_models(exported: Path, output: Path, *, file_name: str | None, canonical: bool) -> tuple[str, ...]:
-    """Move the ONNX files of an export, with their external data, into the output folder.
+    """Move the ONNX files of an export, with their external data, into the output folder; return their names there.
 
-    Args:
-        exported: Optimum's output folder.
-        output: The target folder.
-        file_name: Name of the single file, if the user gave one.
-        canonical: Whether to sort what Optimum writes in random order.
-
-    Returns:
-        The ONNX files, relative to the output folder.
-
-    Raises:
-        ExportError: There is no ONNX file, or there are several but only one name.
+    `file_name` is the name of the single file, if the user gave one. `canonical` sorts what Optimum writes in random
+    order.
     """
     names = onnx_files(exported)
     if not names:
@@ -129,12 +120,8 @@ def copy_configs(folder: Path, names: Iterable[str], output: Path) -> None:
 def configs_beside(output: Path, names: Iterable[str]) -> tuple[set[str], set[str]]:
     """Return the configs next to ONNX files that must be replaced, because they would be used for the new files.
 
-    Args:
-        output: The folder of the files.
-        names: Names of the ONNX files.
-
-    Returns:
-        The configs that are also embedded in the files, so an export wrote them, and those that were edited since.
+    These are the configs that are also embedded in the files, so an export wrote them, and those that were edited
+    since.
     """
     same: set[str] = set()
     edited: set[str] = set()
@@ -147,16 +134,7 @@ def configs_beside(output: Path, names: Iterable[str]) -> tuple[set[str], set[st
 
 
 def refuse_foreign_configs(staged: Path, output: Path, names: Sequence[str]) -> None:
-    """Refuse to write configs into a folder in which they would replace those of another model.
-
-    Args:
-        staged: The new files.
-        output: The target folder.
-        names: The ONNX files among the new files.
-
-    Raises:
-        ExportError: The folder has another ONNX file, and a config or preprocessor file that differs.
-    """
+    """Refuse to write configs into a folder with another ONNX file, if a config or preprocessor file differs there."""
     others = [path.name for path in sorted(output.glob("*.onnx")) if path.name not in names]
     if not others:
         return

@@ -18,7 +18,7 @@ from optimum_htp.export.engines.programs import (
     DATA_FILE,
     fits_inline,
     manifest_of_components,
-    save_inline,
+    save_program,
     save_programs,
 )
 from optimum_htp.export.engines.transformers import TransformersEngine
@@ -44,13 +44,7 @@ logger = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A component of a model.
-
-    Attributes:
-        program: Its graph.
-        metadata: The metadata from transformers' exporter.
-        module: The traced module.
-    """
+    """A component of a model: its graph, the metadata from transformers' exporter, and the traced module."""
 
     program: onnx_ir.Model
     metadata: Any
@@ -59,12 +53,9 @@ class Traced:
 
 @dataclasses.dataclass(frozen=True)
 class TracedModel:
-    """A model whose components are saved together.
+    """A model whose components, by name, are saved together.
 
-    Attributes:
-        model: The model.
-        components: By name.
-        written: Files that were written together with another component.
+    `written` contains the files that were written together with another component.
     """
 
     model: Any
@@ -74,14 +65,8 @@ class TracedModel:
     def save(self, program: onnx_ir.Model, path: Path) -> None:
         """Write the file of a component, together with those of the other components of its model.
 
-        transformers calls this for each file; files that exist from an earlier call are not written again.
-
-        Args:
-            program: The program of the component.
-            path: The file. If its name is not the component's, it becomes a model of its own.
-
-        Raises:
-            ExportError: The weights of the only component are too large for one file.
+        transformers calls this for each file; files that exist from an earlier call are not written again. If the name
+        of the file is not the component's, it becomes a model of its own, whose weights must fit into the file.
         """
         if path in self.written and path.is_file():
             self.written.discard(path)
@@ -118,11 +103,8 @@ def _save_stamped(components: Mapping[str, Traced], model: Any, folder: Path) ->
     own = {EXPORT_MANIFEST: json.dumps(manifest, indent=2).encode()}
     if record.model_type == "local" and hasattr(model, "config"):
         own[CONFIG] = model.config.to_json_string().encode()
-    embedding = (
-        embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, own=own)
-        if checkpoint is not None
-        else embedding_of(folder, (), subject.library, own=own)
-    )
+    source, configs = (checkpoint.folder, checkpoint.config_files) if checkpoint is not None else (folder, ())
+    embedding = embedding_of(source, configs, subject.library, own=own)
     parts = ExportedParts(folder, lambda: model)
     for name, component in components.items():
         parts.try_to_add(f"{name}.onnx", component.module, {})
@@ -131,13 +113,11 @@ def _save_stamped(components: Mapping[str, Traced], model: Any, folder: Path) ->
 
 
 def save_again(program: onnx_ir.Model, path: Path) -> None:
-    """Write a program that was loaded from a file. It already has tags and a record.
+    """Write a program that was loaded from the file in its `meta`. It already has tags and a record.
 
-    Args:
-        program: The program; the path of its file is in `meta`.
-        path: The output file. Shared weights of its model are copied next to it, unless they exist.
+    Shared weights of its model are copied next to the new file, unless they exist.
     """
-    save_inline(program, path)
+    save_program(program, path)
     loaded = program.meta.get("path")
     shared = Path(loaded).with_name(DATA_FILE) if loaded is not None else None
     if shared is not None and shared.is_file() and not path.with_name(DATA_FILE).exists():

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptimumHTPError
 from optimum_htp.export.loaded_weights import WeightComparison, compare, made_up_tensors
-from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.tasks import architectures
 from optimum_htp.masking import get_logger
@@ -58,6 +58,17 @@ class ExportSubject:
             return type(self.model).__name__
         source = self.checkpoint.source
         return f"{source.reference} at {source.commit}" if isinstance(source, HubSource) else str(source.path)
+
+    @property
+    def info(self) -> RepoInfo | None:
+        """The Hub's information about the checkpoint's commit."""
+        source = self.checkpoint.source if self.checkpoint is not None else None
+        return source.info if isinstance(source, HubSource) else None
+
+    @property
+    def pipeline_tag(self) -> str | None:
+        """The Hub's pipeline tag. A model in memory may be of another class than the commit's."""
+        return self.info.pipeline_tag if self.info is not None and self.model is None else None
 
     @property
     def library(self) -> str:
@@ -127,11 +138,7 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
 
 
 def _without_wrapper(model: Any) -> Any:
-    """Return the transformers model inside a peft model. Its modules contain the adapter.
-
-    Raises:
-        ExportError: The adapter is not in the modules; the wrapper computes it.
-    """
+    """Return the transformers model inside a peft model. An adapter that is not in its modules is an error."""
     if type(model).__module__.partition(".")[0] != "peft":
         return model
     config = model.active_peft_config
@@ -150,13 +157,7 @@ def as_exported(
     """Return the exported subject. It is not the commit's model if tensors that the checkpoint lacks are in the graph.
 
     A task other than the checkpoint's own adds an untrained head to the model. Tensors of the class that are not in
-    the graph (a pooler that no output needs) do not count.
-
-    Args:
-        subject: The subject.
-        model_class: The exported class.
-        files: The ONNX files.
-        modules: The modules of their nodes; empty if they are unknown.
+    the graph (a pooler that no output needs) do not count. `modules` is empty if the modules of the nodes are unknown.
     """
     checkpoint = subject.checkpoint
     if checkpoint is None or subject.derived_from is not None or not isinstance(checkpoint.source, HubSource):

@@ -69,7 +69,7 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
 
 def _loaded(call: Call, parts: ModelFiles, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.hubs.base import HubAccess
-    from optimum_htp.libraries.axes import refuse_code_in_axes
+    from optimum_htp.libraries.code_references import refuse_code_in_axes
     from optimum_htp.loading.diffusion import link_pipeline_folder
     from optimum_htp.onnxfile import external_files, read_signature
 

@@ -24,13 +24,9 @@ _GENERATES: Final = "GenerationMixin"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Facts from the source of a model's class.
+    """Facts from the source of a model's class: the names of the inputs of its `forward`, and of the main one.
 
-    Attributes:
-        inputs: Names of the inputs of its `forward`.
-        main_input: Name of the main input.
-        prefix: Name of the base model inside a model with a head.
-        generates: Whether it generates sequences.
+    `prefix` is the name of the base model inside a model with a head.
     """
 
     inputs: frozenset[str]
@@ -121,14 +117,9 @@ def _described(model: _Class) -> ModelSource | None:
         for node in each.node.body:
             if isinstance(node, ast.FunctionDef) and node.name == "forward":
                 arguments = node.args
-                every = (
-                    *arguments.posonlyargs,
-                    *arguments.args,
-                    *arguments.kwonlyargs,
-                    arguments.vararg,
-                    arguments.kwarg,
-                )
-                names = frozenset(argument.arg for argument in every if argument is not None) - {"self"}
+                named = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+                every = (*named, *filter(None, (arguments.vararg, arguments.kwarg)))
+                names = frozenset(argument.arg for argument in every) - {"self"}
                 attributes = {name: next(_literals(model, name), plain) for name, plain in _PLAIN.items()}
                 return ModelSource(
                     inputs=names,

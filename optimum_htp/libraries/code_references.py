@@ -1,25 +1,26 @@
-"""References to Python code in a model's configs that a library would import without asking the user.
+"""Python code in a model's configs and graphs that a library would run without asking the user.
 
 Libraries import some values of a config. transformers requires `trust_remote_code=True` before it uses an `auto_map`.
 Other libraries do not ask if the config is in a local folder, and embedded or downloaded files are passed to them as
-a local folder. Only references that are known to be harmless are accepted.
+a local folder. Only references that are known to be harmless are accepted. Optimum runs names of axes.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp.errors import UntrustedCodeError
+from optimum_htp.errors import InvalidOnnxFileError, UntrustedCodeError
 from optimum_htp.libraries.names import EXPORT_MANIFEST, MODEL_INDEX, SENTENCE_MODULES
 from optimum_htp.libraries.repo_files import ADAPTER_CONFIG
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import items_of, parse_json
 
 __all__ = [
     "CodeReference",
@@ -28,6 +29,7 @@ __all__ = [
     "names_own_code",
     "references_in",
     "refuse_code",
+    "refuse_code_in_axes",
     "refuse_code_in",
 ]
 
@@ -53,18 +55,26 @@ _IMPORTED_BY_OPTIMUM: Final = ("feature_extractor", "scheduler", "tokenizer")  #
 # `torch.utils._pytree` imports the module in these keys of the input and output trees in an `export.json`.
 _IMPORTED_BY_TREES: Final = frozenset({"__enum__", "default_factory_module"})
 
-TRUST_IT: Final = "Read that code; pass trust_remote_code=True (--trust-remote-code) to run it."
+_ARITHMETIC: Final = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.operator,
+    ast.unaryop,
+    ast.Call,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+)
+# Exporters write these functions of symbolic shapes.
+_FUNCTIONS: Final = frozenset({"abs", "ceil", "ceildiv", "ceiling", "floor", "floordiv", "max", "min", "mod", "trunc"})
+
+_TRUST_IT: Final = "Read that code; pass trust_remote_code=True (--trust-remote-code) to run it."
 
 
 @dataclass(frozen=True)
 class CodeReference:
-    """A value of a config that a library would import.
-
-    Attributes:
-        file: The config, relative to the model.
-        field: The path of the value in the config.
-        value: The value.
-    """
+    """A value of a config that a library would import, with its key path in the config, separated by dots."""
 
     file: str
     field: str
@@ -107,12 +117,9 @@ def _is_json(error: ValueError) -> bool:
 
 
 def refuse_code(files: Mapping[str, bytes], holder: object, advice: str) -> None:
-    """Reject files that refer to code.
+    """Reject files, by name relative to the model, that refer to code.
 
-    Args:
-        files: Their content, by name relative to the model.
-        holder: The file or repo that contains them, for the message.
-        advice: What to do next, as a sentence.
+    The message names `holder`, the file or repo that contains them, and ends with `advice`.
 
     Raises:
         UntrustedCodeError: A file refers to code.
@@ -122,27 +129,13 @@ def refuse_code(files: Mapping[str, bytes], holder: object, advice: str) -> None
 
 
 def refuse_code_in(folder: Path, names: Iterable[str], holder: object) -> None:
-    """Reject downloaded files that refer to code, unless the user has trusted it.
-
-    Args:
-        folder: Their folder.
-        names: Names relative to the folder; missing files are skipped.
-        holder: The repo or file that contains them, for the message.
-
-    Raises:
-        UntrustedCodeError: A file refers to code.
-    """
+    """Reject downloaded files that refer to code; missing files are skipped. See `refuse_code`."""
     there = [name for name in names if may_refer_to_code(name) and (folder / name).is_file()]
-    refuse_code({name: (folder / name).read_bytes() for name in there}, holder, TRUST_IT)
+    refuse_code({name: (folder / name).read_bytes() for name in there}, holder, _TRUST_IT)
 
 
 def code_references(name: str, content: Any) -> Iterator[CodeReference]:
-    """Yield the references to code in a parsed config that are not known to be harmless.
-
-    Args:
-        name: The file, relative to the model, with `/`.
-        content: Its content.
-    """
+    """Yield the references to code in a parsed config that are not known to be harmless."""
     base = PurePosixPath(name).name
     if base == SENTENCE_MODULES:
         yield from _of_modules(name, content)
@@ -150,7 +143,7 @@ def code_references(name: str, content: Any) -> Iterator[CodeReference]:
         yield from _of_pipeline(name, content)
     elif base == EXPORT_MANIFEST:
         yield from _of_trees(name, content)
-    for path, key, value in _items(content):
+    for path, key, value in items_of(content):
         if _is_refused(base, path, key, value):
             yield CodeReference(name, ".".join((*path, key)), str(value))
 
@@ -186,7 +179,7 @@ def _of_modules(name: str, content: Any) -> Iterator[CodeReference]:
 
 def _of_trees(name: str, content: Any) -> Iterator[CodeReference]:
     """Check the trees in an `export.json`: strings with JSON, which contain strings with JSON."""
-    for path, key, value in _items(content):
+    for path, key, value in items_of(content):
         if key in _IMPORTED_BY_TREES:
             yield CodeReference(name, ".".join((*path, key)), str(value))
         if not isinstance(value, str):
@@ -229,13 +222,40 @@ def _installed_pipelines() -> frozenset[str]:
     return frozenset(path.name for folder in folders if folder.is_dir() for path in folder.glob("[a-z]*/"))
 
 
-def _items(content: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """Yield all items of a document with their key paths. The nesting may be deeper than Python's recursion limit."""
-    level: list[tuple[tuple[str, ...], Any]] = [((), content)] if isinstance(content, (Mapping, list)) else []
-    while level:
-        path, value = level.pop()
-        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, item in inner:
-            yield path, str(key), item
-            if isinstance(item, (Mapping, list)):
-                level.append(((*path, str(key)), item))
+def refuse_code_in_axes(shapes: Mapping[str, Sequence[object] | None], path: Path | str) -> None:
+    """Reject a graph if an axis of an output has a name that would run code.
+
+    Optimum evaluates the names of output axes as Python when it binds inputs and outputs (CUDA).
+
+    Raises:
+        InvalidOnnxFileError: An axis has such a name.
+    """
+    for output, shape in shapes.items():
+        for name in shape or ():
+            if isinstance(name, str) and not _is_harmless(name):
+                raise InvalidOnnxFileError(
+                    f"{path} is rejected: an axis of its output {output} is named {name!r}, which Optimum would run "
+                    "as Python. Use another file."
+                )
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether the evaluation of a name calls arithmetic only, even if some of its words are replaced by numbers."""
+    if "**" in name or "<<" in name:  # A short name can be a number of any size.
+        return False
+    if "(" not in name:  # Nothing can be called.
+        return True
+    try:
+        nodes = list(ast.walk(ast.parse(name, mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return all(
+        isinstance(node, _ARITHMETIC)
+        and not (isinstance(node, ast.Constant) and not isinstance(node.value, (int, float)))
+        and not (isinstance(node, ast.Call) and not _is_known(node))
+        for node in nodes
+    )
+
+
+def _is_known(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id.lower() in _FUNCTIONS and not call.keywords

@@ -24,9 +24,7 @@ _FAILURES: Final = (ValueError, TypeError, AttributeError, ImportError, RuntimeE
 def blank_model(class_name: str | None, config: Any) -> Any:
     """Return a model of transformers without weights.
 
-    Args:
-        class_name: Its class; None, or a class of another architecture, for the class that `AutoModel` uses.
-        config: Its config.
+    For a class of another architecture than the config's, and for None, the model has the class that `AutoModel` uses.
 
     Raises:
         ConfigLoadError: The model cannot be built from the config.
@@ -59,9 +57,7 @@ def blank_model(class_name: str | None, config: Any) -> Any:
 def computed_tensors(model: Any, is_saved: Callable[[str], bool]) -> list[tuple[str, Any]]:
     """Return the tensors that a blank model contains or computes from its config, by name, as numpy arrays.
 
-    Args:
-        model: The model.
-        is_saved: Whether a checkpoint has a parameter. Other parameters get their initial values.
+    Parameters that no checkpoint has (`is_saved`) get their initial values.
     """
     import torch
 
@@ -104,12 +100,7 @@ def _joined(module: str, leaf: str) -> str:
 
 
 def saved_names(model: Any, keys: Iterable[str]) -> dict[str, str]:
-    """Return the names in a checkpoint of the parameters of a blank model, if they differ from those in the model.
-
-    Args:
-        model: The model.
-        keys: Names of the checkpoint's tensors.
-    """
+    """Return the names in a checkpoint (`keys`) of the parameters of a blank model, if they differ in the model."""
     own = dict(model.named_parameters(remove_duplicate=False))
     try:
         from transformers.core_model_loading import revert_weight_conversion

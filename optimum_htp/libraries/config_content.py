@@ -8,8 +8,10 @@ or from the author of a file, so such numbers are limited here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
+
+from optimum_htp.parsing import items_of
 
 __all__ = ["config_fault", "config_of_content", "generation_config_of_content", "needs_folder"]
 
@@ -34,9 +36,7 @@ _PLACES: Final = (
 def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether only transformers itself can load a config, because its type is unknown or is mapped to another type.
 
-    Args:
-        content: Content of a `config.json`.
-        options: Keyword arguments for `AutoConfig.from_pretrained`.
+    `options` are keyword arguments for `AutoConfig.from_pretrained`.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -46,12 +46,9 @@ def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool
 
 
 def config_of_content(content: dict[str, Any], name: str | os.PathLike[str], **options: Any) -> Any:
-    """Return the result of `AutoConfig.from_pretrained` for a folder with this `config.json`.
+    """Return the result of `AutoConfig.from_pretrained` for a folder with this `config.json`, of a known type.
 
-    Args:
-        content: Content of the `config.json`, of a known type. It is changed.
-        name: The name that the config gets as its origin.
-        **options: Keyword arguments for `from_pretrained`.
+    The content is changed. The config gets `name` as its origin.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -61,12 +58,7 @@ def config_of_content(content: dict[str, Any], name: str | os.PathLike[str], **o
 
 
 def generation_config_of_content(content: dict[str, Any], **options: Any) -> Any:
-    """Return the result of `GenerationConfig.from_pretrained` for a folder with this `generation_config.json`.
-
-    Args:
-        content: Content of the `generation_config.json`.
-        **options: Keyword arguments for `from_pretrained`.
-    """
+    """Return the result of `GenerationConfig.from_pretrained` for a folder with this `generation_config.json`."""
     from transformers import GenerationConfig
 
     kept = {key: value for key, value in options.items() if key not in (*_PLACES, "config_file_name")}
@@ -87,18 +79,9 @@ def config_fault(config: Any) -> str | None:
     """Return why a parsed config must not be passed to a library; None if it may be."""
     if not isinstance(config, Mapping):
         return f"it must be a JSON object, but is a {type(config).__name__}"
-    for key, value in _items(config):
+    for _, key, value in items_of(config):
         highest = _HIGHEST.get(key.rpartition("_")[2])
         for count in value if isinstance(value, list) else (value,):
             if highest is not None and isinstance(count, (int, float)) and count > highest:
                 return f"{key} is {count:.3g}; at most {highest} is accepted"
     return None
-
-
-def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the items of a config and of the configs in it. Deep nesting was rejected at parsing."""
-    for key, value in config.items():
-        yield str(key), value
-        for inner in value if isinstance(value, list) else (value,):
-            if isinstance(inner, Mapping):
-                yield from _items(inner)

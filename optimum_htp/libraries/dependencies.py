@@ -29,14 +29,7 @@ def has_transformers_exporters() -> bool:
 
 @contextmanager
 def needing_optimum_onnx(what: str) -> Iterator[None]:
-    """Import from optimum-onnx in the block.
-
-    Args:
-        what: The feature that needs it; the start of the message.
-
-    Raises:
-        MissingDependencyError: It is not installed, or cannot be imported.
-    """
+    """Import from optimum-onnx in the block. The message of a `MissingDependencyError` starts with `what` needs it."""
     try:
         yield
     except _FAILURES as error:

@@ -25,11 +25,7 @@ _DISTRIBUTIONS: Final = {"PIL": "pillow", "cv2": "opencv-python", "google": "pro
 
 
 def lack_of_optimum_onnx(what: str, error: Exception) -> str:
-    """Return the message for a failed import from optimum-onnx.
-
-    Args:
-        what: The feature that needs it; the start of the message.
-    """
+    """Return the message for a failed import from optimum-onnx. It starts with `what`, the feature that needs it."""
     lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
     if lacking is not None:  # A library that optimum-onnx imports, such as diffusers.
         reason, name = " ".join(str(error).split()), _DISTRIBUTIONS.get(lacking, lacking)
@@ -42,19 +38,15 @@ def lack_of_optimum_onnx(what: str, error: Exception) -> str:
 def broken_package(error: BaseException) -> str | None:
     """Return a message about a third package whose own code failed, such as a torchvision built for another torch.
 
-    None if the code of Optimum or transformers failed.
-
-    Args:
-        error: The exception of the import of a module of Optimum or transformers. Their lazy modules hide the first
-            exception behind others.
+    None if the code of Optimum or transformers failed. Their lazy modules hide the first exception behind others.
     """
     cause = root_cause(error)
     package = _imported(cause)
     if package is None or package in _OWN:
         return None
     name = _DISTRIBUTIONS.get(package, package)
-    with suppress(metadata.PackageNotFoundError):
-        package = f"{name} {metadata.version(name)}"
+    if (installed := _version(name)) is not None:
+        package = f"{name} {installed}"
     reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
     return (
         f"{package} fails with {reason}. Install a version of {name} that matches the other packages, or uninstall it "
@@ -98,17 +90,20 @@ def _command() -> str:
 
 def _major(name: str) -> int:
     """Return the major version of a package, -1 if it is not installed."""
-    try:
-        return Version(metadata.version(name)).major
-    except metadata.PackageNotFoundError:
-        return -1
+    installed = _version(name)
+    return -1 if installed is None else Version(installed).major
 
 
 def _is_met(requirement: Requirement) -> bool:
-    try:
-        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
-    except metadata.PackageNotFoundError:
-        return False
+    installed = _version(requirement.name)
+    return installed is not None and requirement.specifier.contains(installed, prereleases=True)
+
+
+def _version(name: str) -> str | None:
+    """Return the version of a package; None if it is not installed."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None
 
 
 def _missing_modules(error: BaseException | None) -> Iterator[str]:
@@ -120,15 +115,9 @@ def _missing_modules(error: BaseException | None) -> Iterator[str]:
 
 
 def _state(error: Exception) -> str:
-    try:
-        installed = metadata.version(_NAME)
-    except metadata.PackageNotFoundError:
+    installed = _version(_NAME)
+    if installed is None:
         return "is not installed"
-    others = []
-    for name in ("optimum", "transformers"):
-        try:
-            others.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            others.append(f"no {name}")
+    others = [f"{name} {found}" if (found := _version(name)) is not None else f"no {name}" for name in _OWN]
     reason = " ".join(str(root_cause(error)).split())
     return f"is installed ({installed}), but cannot be imported with {' and '.join(others)} ({reason})"

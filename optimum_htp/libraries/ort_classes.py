@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.libraries.dependencies import needing_optimum_onnx
-from optimum_htp.libraries.tasks import WITH_PAST, canonical_task
+from optimum_htp.libraries.tasks import WITH_PAST, as_set, canonical_task
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_signature
 
@@ -22,12 +22,7 @@ AUTO: Final = "auto"
 
 
 def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> type[ORTModel]:
-    """Return the class that runs a file.
-
-    Args:
-        file: The file.
-        record: Its record.
-        task: Optimum task; `auto` for the task in the record.
+    """Return the class that runs a file for a task; `auto` is the task in the record.
 
     Raises:
         ConfigLoadError: The file contains no task.
@@ -43,8 +38,7 @@ def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> ty
     name = canonical_task(str(record.task if record is not None and task == AUTO else task)).removesuffix(WITH_PAST)
     several = record is not None and len(record.onnx_files) > 1
     fallback: type[ORTModel] = ort.ORTModelForCustomTasks
-    loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.get(name, ())
-    loaders = (loaders,) if isinstance(loaders, str) else loaders
+    loaders = as_set(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.get(name))
     found: list[type[ORTModel]] = []
     for attribute in dir(ort):
         if attribute.startswith("ORTModelFor") and attribute != fallback.__name__:

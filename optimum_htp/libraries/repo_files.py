@@ -123,16 +123,15 @@ _TOKENIZER_FILES: Final = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "tekken.json",
+    "*.spm",
+    "*.tiktoken",
 )
 
 
 def config_files(files: Iterable[str], *, library: str = "transformers", with_code: bool = False) -> tuple[str, ...]:
     """Return the config and preprocessor files among a repo's files, sorted.
 
-    Args:
-        files: The repo's files.
-        library: The library that loads the model; pipelines have configs in subfolders.
-        with_code: Whether to include Python modules: only for a config with an `auto_map`.
+    `with_code` includes Python modules; it is for a config with an `auto_map`.
     """
     patterns = [*_CONFIG_PATTERNS, *_SENTENCE_TRANSFORMERS_PATTERNS, *([_CODE_PATTERN] if with_code else [])]
     nested: tuple[str, ...] = ()
@@ -160,10 +159,7 @@ def weight_files(
 ) -> tuple[str, ...]:
     """Return the weights among a repo's files that would be loaded: one format, one variant.
 
-    Args:
-        files: The repo's files.
-        shards: Returns the shards that an index lists, relative to the folder of the index.
-        library: The library that loads the model. Pipelines have weights in subfolders.
+    `shards` returns the shards that an index lists, relative to the folder of the index.
     """
     names = set(files)
     folders = {""}
@@ -220,11 +216,7 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
     """Return the Auto classes that load a model's preprocessors, the most inclusive first.
 
     The contents of the files decide, not a trial: a folder with an image processor can also be loaded with
-    `AutoProcessor` and `AutoFeatureExtractor`, but contains neither.
-
-    Args:
-        files: The repo's files.
-        configs: Parsed content of its JSON configs, by file name.
+    `AutoProcessor` and `AutoFeatureExtractor`, but contains neither. `configs` contains its parsed JSON configs.
     """
     preprocessor = configs.get(EXTRACTOR_CONFIG, {})
     found = []
@@ -234,7 +226,7 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
         found.append(kind)
     elif not preprocessor and "pretrained_cfg" in configs.get(CONFIG, {}):
         found.append("AutoImageProcessor")  # The config of a timm model describes how images are prepared.
-    if any(name in files for name in _TOKENIZER_FILES) or _matches_any(files, ("*.spm", "*.tiktoken")):
+    if any(_matches(name, _TOKENIZER_FILES) for name in files):
         found.append("AutoTokenizer")
     return tuple(found)
 
@@ -294,7 +286,3 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
         pattern.count("/") == depth and fnmatchcase(name, pattern) if "*" in pattern else name == pattern
         for pattern in patterns
     )
-
-
-def _matches_any(files: Iterable[str], patterns: tuple[str, ...]) -> bool:
-    return any(_matches(name, patterns) for name in files)

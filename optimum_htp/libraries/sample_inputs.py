@@ -62,10 +62,7 @@ def sample_inputs(
     """Return inputs to trace a model with: for its `forward`, or for its `generate`.
 
     Args:
-        model: The model.
         folder: The folder of its preprocessors; None if it has none.
-        generates: Whether the inputs are for `generate`.
-        batch_size, sequence_length: Sizes.
         decoder_length: Tokens that a decoder starts with, after the first one.
         audio_length: Samples of a sound.
 
@@ -85,9 +82,9 @@ def sample_inputs(
         made = _processed(folder, modalities, batch_size, audio_length)
     if not made:
         for modality in sorted(modalities):
-            made |= _BY_MODALITY.get(modality, _nothing)(
-                model.config, taken, batch_size, audio_length if modality == "audio" else sequence_length
-            )
+            if modality in _BY_MODALITY:
+                length = audio_length if modality == "audio" else sequence_length
+                made |= _BY_MODALITY[modality](model.config, taken, batch_size, length)
     made = {name: value for name, value in made.items() if name in taken}
     if _DECODERS in taken and not generates:
         made.setdefault(_DECODERS, made.get(_TEXT, _ids(model.config, batch_size, sequence_length)))
@@ -106,9 +103,6 @@ def of_all_modalities(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     If a version of transformers declares the main modality only, a model with two towers looks like a decoder with
     image input.
-
-    Raises:
-        ExportError: The config contains an unsupported shape.
     """
     taken = inspect.signature(model.forward).parameters
     made = dict(inputs)
@@ -123,10 +117,7 @@ def of_all_modalities(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 def traced_parts(model: Any, inputs: dict[str, Any], *, generates: bool) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Return the modules that transformers' exporters trace, with their inputs, by the name of the component.
 
-    Args:
-        model: The model.
-        inputs: Inputs of its `generate`, or of its `forward`.
-        generates: Whether each stage of generation is a component.
+    If the model generates, the inputs are those of its `generate`, and each stage of generation is a component.
     """
     if not generates:
         return {WHOLE: (model, inputs)}
@@ -179,19 +170,11 @@ def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, length: int) 
 
 
 def _bounded(*shape: Any) -> tuple[int, ...]:
-    """Return a shape from a config, if inputs of this shape can be created.
-
-    Raises:
-        ExportError: It is not a shape, or is too large.
-    """
+    """Return a shape from a config; reject sizes that are not positive integers, and too many numbers."""
     if not all(isinstance(size, int) and size > 0 for size in shape) or prod(shape) > _MOST:
         size = "x".join(map(str, shape))
         raise ExportError(f"The config requires sample inputs of {size} numbers, which is too large.")
     return shape
-
-
-def _nothing(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
-    return {}
 
 
 _BY_MODALITY: Final = {"text": _text, "image": _image, "audio": _audio}
@@ -218,11 +201,8 @@ def _picture(config: Any) -> list[int] | None:
 
 def _setting(config: Any, name: str) -> Any:
     """Return a setting of a config, or of the first part of the config that has it."""
-    for part in (config, *(getattr(config, part, None) for part in _PARTS)):
-        value = getattr(part, name, None)
-        if value is not None:
-            return value
-    return None
+    parts = (config, *(getattr(config, part, None) for part in _PARTS))
+    return next((value for part in parts if (value := getattr(part, name, None)) is not None), None)
 
 
 def _processed(folder: Path, modalities: set[str], batch_size: int, audio_length: int) -> dict[str, Any]:

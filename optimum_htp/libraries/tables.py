@@ -49,7 +49,7 @@ _PROCESSORS: Final = "transformers.models.auto.processing_auto"
 _IMAGE_PROCESSORS: Final = "transformers.models.auto.image_processing_auto"
 _TOKENIZERS: Final = "transformers.models.auto.tokenization_auto"
 _BACKEND: Final = "TokenizersBackend"  # transformers 5: the class, and the base of the classes, that are fast.
-# Each source must contain these names; otherwise it has another form.
+# The table of class names in each module. Its source must contain this name; otherwise it has another form.
 _EXPECTED: Final = {
     _MODELS: "MODEL_MAPPING_NAMES",
     _CONFIGS: "CONFIG_MAPPING_NAMES",
@@ -79,9 +79,7 @@ def all_tasks() -> frozenset[str]:
 def task_classes() -> Mapping[str, Mapping[str, Any]]:
     """Return the classes of transformers for a task, by task and model type."""
     manager = _imported()
-    if manager is not None:
-        return manager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS  # type: ignore[no-any-return]
-    return _task_classes()
+    return _task_classes() if manager is None else manager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS
 
 
 def diffusion_classes() -> Mapping[str, Mapping[str, str]]:
@@ -92,19 +90,17 @@ def diffusion_classes() -> Mapping[str, Mapping[str, str]]:
 
 def supported_tasks(model_type: str, library: str) -> frozenset[str]:
     """Return the tasks that a model type can be exported for; empty if the type or the exporter is unknown."""
-    if _imported() is None:
-        table = _supported_tasks()
-        if table is not None:
-            return frozenset(table.get((library, model_type), ()))
+    if _imported() is None and (table := _supported_tasks()) is not None:
+        return frozenset(table.get((library, model_type), ()))
     try:
         with needing_optimum_onnx("The list of exportable tasks"):
             import optimum.exporters.onnx.model_configs  # noqa: F401 - registers what the exporter supports
             from optimum.exporters.tasks import TasksManager
 
         return frozenset(TasksManager.get_supported_tasks_for_model_type(model_type, "onnx", library_name=library))
-    except MissingDependencyError:  # Nothing can be exported without optimum-onnx, but existing files have tasks.
-        return frozenset()
-    except KeyError:  # Optimum itself reports an unknown model type, with more detail.
+    except (MissingDependencyError, KeyError):
+        # Nothing can be exported without optimum-onnx, but existing files have tasks. Optimum itself reports an
+        # unknown model type, with more detail.
         return frozenset()
 
 
@@ -118,31 +114,26 @@ def model_names() -> Mapping[str, Mapping[str, Any]]:
 @functools.cache
 def config_names() -> Mapping[str, str]:
     """Return the names of transformers' config classes by model type."""
-    names: Mapping[str, str] = _constants(_CONFIGS)["CONFIG_MAPPING_NAMES"]
-    return names
+    return _names_in(_CONFIGS)
 
 
 @functools.cache
 def image_processor_names() -> Mapping[str, Any]:
     """Return the names of transformers' image processor classes by model type, independent of installed packages."""
-    names: Mapping[str, Any] = _constants(_IMAGE_PROCESSORS)["IMAGE_PROCESSOR_MAPPING_NAMES"]
-    return names
+    return _names_in(_IMAGE_PROCESSORS)
 
 
 @functools.cache
 def processor_names() -> Mapping[str, Any]:
     """Return the names of transformers' processor classes by model type."""
-    names: Mapping[str, Any] = _constants(_PROCESSORS)["PROCESSOR_MAPPING_NAMES"]
-    return names
+    return _names_in(_PROCESSORS)
 
 
 @functools.cache
 def tokenizer_names() -> Mapping[str, Any]:
     """Return the names of transformers' slow and fast tokenizer classes by model type."""
-    known = _constants(_TOKENIZERS)
-    names: Mapping[str, Any] = known["TOKENIZER_MAPPING_NAMES"]
-    # transformers 5 adds these in a loop.
-    return {**dict.fromkeys(known.get("MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ()), _BACKEND), **names}
+    added = _constants(_TOKENIZERS).get("MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ())  # transformers 5: in a loop.
+    return {**dict.fromkeys(added, _BACKEND), **_names_in(_TOKENIZERS)}
 
 
 def is_tokenizer_of_backend(name: str) -> bool:
@@ -250,6 +241,12 @@ def _manager() -> Any:
         logger.info("Optimum's tables of tasks cannot be imported: %s", error)
         return None
     return TasksManager
+
+
+def _names_in(module: str) -> Mapping[str, Any]:
+    """Return the table of class names in a module of transformers."""
+    names: Mapping[str, Any] = _constants(module)[_EXPECTED[module]]
+    return names
 
 
 def _constants(name: str) -> Mapping[str, Any]:

@@ -66,12 +66,7 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
     """Return the Optimum task of a model.
 
     The Hub's pipeline tag is used if the exporter supports that task for this model type. Otherwise, the class in the
-    config is used.
-
-    Args:
-        config: Content of `config.json` (for diffusers `model_index.json`).
-        library: The result of `infer_library`.
-        pipeline_tag: The Hub's pipeline tag, if any.
+    config (for diffusers `model_index.json`) is used.
 
     Raises:
         ExportError: The task cannot be inferred.
@@ -103,11 +98,7 @@ def canonical_task(task: str) -> str:
 
 
 def check_task(task: str) -> None:
-    """Reject a name that is not a task.
-
-    Raises:
-        ExportError: The name is not a task; the message suggests a similar one.
-    """
+    """Reject a name that is not a task; the message suggests a similar one."""
     if not is_task(task):
         raise ExportError(f"{task!r} is not a task of Optimum.{hint_at_task(task)} Omit the task to infer it.")
 
@@ -171,10 +162,7 @@ def _tasks_of_auto_map(config: Mapping[str, Any], names: set[str]) -> list[str]:
 
 
 def _diffusers_task(class_name: str) -> str | None:
-    for task, classes in diffusion_classes().items():
-        if class_name in classes.values():
-            return str(task)
-    return None
+    return next((task for task, classes in diffusion_classes().items() if class_name in classes.values()), None)
 
 
 def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -190,9 +178,8 @@ def as_set(names: str | Iterable[str] | None) -> set[str]:
 
 def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | None:
     """Return the name of the class that would be exported for a task; None if it is unknown."""
-    names = architectures(config)
     if library != "transformers":
         return str(config["_class_name"]) if "_class_name" in config else None
     mapping = task_classes().get(task.removesuffix(WITH_PAST), {})
     classes = as_set(mapping.get(model_type_of(config)))
-    return next((name for name in names if name in classes), None) or next(iter(sorted(classes)), None)
+    return next((name for name in architectures(config) if name in classes), None) or next(iter(sorted(classes)), None)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OnnxFileNotFoundError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.libraries.axes import refuse_code_in_axes
+from optimum_htp.libraries.code_references import refuse_code_in_axes
 from optimum_htp.libraries.names import ONNX_FILE, ONNX_PATTERN
 from optimum_htp.libraries.ort_classes import class_for, is_a
 from optimum_htp.loading.other_commits import has_changed, overriding_commit

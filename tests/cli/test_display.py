@@ -17,8 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from optimum_htp.cli.display import show_json
-from optimum_htp.cli.folding import folded
+from optimum_htp.cli.display import folded, show_json
 from optimum_htp.onnxfile import TensorSpec, rewrite_model
 from optimum_htp.report.texts import json_text, printable, sentence
 from tests.conftest import optimum_cli

@@ -94,7 +94,7 @@ _HANGING = """
 import sys, threading, time
 from pathlib import Path
 from optimum_htp.cli.interrupts import Stop
-from optimum_htp.cli.workers import Workers
+from optimum_htp.cli.files import Workers
 from optimum_htp.onnxfile import replaced_atomically
 
 def work(file):

@@ -198,13 +198,13 @@ def test_every_option_of_optimums_parser_is_understood():
 
     from optimum.commands.export.onnx import parse_args_onnx
 
-    from optimum_htp.export.engines.optimum import optimum_options
+    from optimum_htp.export.engines.optimum import OptimumEngine
 
     parser = ArgumentParser()
     parse_args_onnx(parser)
     ours = {"help", "model", "output", "task", "cache_dir", "library_name"}
     options = {action.dest: action.default for action in parser._actions if action.dest not in ours}
-    translated = optimum_options({**options, "no_constant_folding": True, "variant": "v"})
+    translated = OptimumEngine().options({**options, "no_constant_folding": True, "variant": "v"})
     assert translated["do_constant_folding"] is False
     assert translated["_variant"] == "v"
     assert translated["batch_size"] == options["batch_size"]

@@ -15,8 +15,7 @@ from optimum_htp import HTPExporter, errors
 from optimum_htp.extras.endpoint.folder import write_endpoint
 from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
-from optimum_htp.libraries.axes import refuse_code_in_axes
-from optimum_htp.libraries.code_references import code_references
+from optimum_htp.libraries.code_references import code_references, refuse_code_in_axes
 from optimum_htp.loading.sentence_transformers import sentence_file
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import rewrite_model

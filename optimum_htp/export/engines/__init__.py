@@ -22,12 +22,7 @@ ENGINES: Final[Mapping[str, type[Engine]]] = {"optimum": OptimumEngine, "transfo
 
 
 def engine_named(name: str) -> Engine:
-    """Return an engine by its name.
-
-    Raises:
-        ArgumentError: There is no such engine.
-        MissingDependencyError: It cannot run here; the message says what is missing, and what to type.
-    """
+    """Return the engine of a name, if it can run here."""
     if name not in ENGINES:
         raise ArgumentError(f"engine={name!r} is not known: use {' or '.join(ENGINES)}.")
     engine = ENGINES[name]()
@@ -37,12 +32,7 @@ def engine_named(name: str) -> Engine:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Check options before anything is downloaded.
-
-    Raises:
-        MissingDependencyError: No engine can run here.
-        OptionError: No engine that can has such an option.
-    """
+    """Check before anything is downloaded that an engine can run here, and has these options."""
     reasons: list[str] = []
     refusals: list[OptionError] = []
     for engine in (kind() for kind in ENGINES.values()):
@@ -62,13 +52,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 def chosen_engine(subject: ExportSubject, task: str | None, options: Mapping[str, Any]) -> Engine:
     """Return the engine for a model if the user names none: Optimum's if it can export the model.
 
-    Args:
-        subject: The model.
-        task: The Optimum task; None if it is not known yet.
-        options: The user's.
-
-    Raises:
-        MissingDependencyError: Optimum's exporter cannot run here, and no other exports models of this library.
+    `task` is None if it is not known yet.
     """
     optimum, other = OptimumEngine(), TransformersEngine(asked_for=False)
     reason = optimum.missing()

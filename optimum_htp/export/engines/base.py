@@ -15,7 +15,7 @@ from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hubs.base import HubAccess
 
-__all__ = ["EXPORTING", "Engine", "Work", "refusals_as_export_errors"]
+__all__ = ["EXPORTING", "Engine", "Work", "refusals_as_export_errors", "torch_dtype"]
 
 EXPORTING: Final = ForkSafeLock(threading.RLock)
 """Held during an export: engines patch the model's modules, PyTorch and themselves."""
@@ -23,15 +23,9 @@ EXPORTING: Final = ForkSafeLock(threading.RLock)
 
 @dataclass(frozen=True)
 class Work:
-    """One export.
+    """One export: of a subject, into an empty folder, with options as `Engine.options` returned them.
 
-    Attributes:
-        subject: The subject.
-        folder: The empty folder that the engine writes to.
-        task: The Optimum task.
-        access: Options for Hub requests.
-        options: The engine's own options, as `Engine.options` returned them.
-        hierarchy: Whether the modules of the nodes are recorded.
+    `hierarchy` is whether the modules of the nodes are recorded.
     """
 
     subject: ExportSubject
@@ -76,18 +70,16 @@ class Engine(Protocol):
         """
 
 
+def torch_dtype(name: str | None) -> Any:
+    """Return the precision of PyTorch for Optimum's name of it; float32 for None."""
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name or "fp32"]
+
+
 @contextmanager
 def refusals_as_export_errors(exporter: str, model: object, hint: str = "") -> Iterator[None]:
-    """Convert the exceptions of an exporter to `ExportError`.
-
-    Args:
-        exporter: Start of the message.
-        model: The exported model.
-        hint: End of the message.
-
-    Raises:
-        ExportError: The block raised an exception that is not an `OptimumHTPError`.
-    """
+    """Convert the exceptions of an exporter that are not ours to `ExportError`; the message ends with `hint`."""
     try:
         yield
     except OptimumHTPError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, MissingDependencyError, OptionError
-from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
+from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors, torch_dtype
 from optimum_htp.export.output_files import put_weights_inside
 from optimum_htp.export.subject import ExportSubject
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
@@ -24,10 +24,9 @@ from optimum_htp.libraries.dependencies import needing_optimum_onnx
 from optimum_htp.libraries.names import SENTENCE_MODULES
 from optimum_htp.libraries.tasks import encoder_alone, infer_task, with_past
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.source import HubSource
 from optimum_htp.starting import without_current_folder
 
-__all__ = ["OptimumEngine", "optimum_options"]
+__all__ = ["OptimumEngine"]
 
 logger = get_logger(__name__)
 
@@ -61,118 +60,98 @@ class OptimumEngine:
         return None
 
     def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a user's options as arguments of `main_export`."""
-        return optimum_options(options)
+        """Translate options, with their names on the command line or in Python, to arguments of `main_export`.
+
+        The names are checked against the signature in the installed Optimum. So new options work without a change
+        here.
+        """
+        with needing_optimum_onnx("Exporting"):
+            from optimum.exporters.onnx import main_export
+            from optimum.utils import DEFAULT_DUMMY_SHAPES
+
+        known = (set(inspect.signature(main_export).parameters) | set(DEFAULT_DUMMY_SHAPES)) - _NOT_FORWARDED
+        translated = {}
+        for name, value in options.items():
+            positive = f"do_{name.removeprefix('no_')}"
+            if name in known:
+                translated[name] = value
+            elif f"_{name}" in known:
+                translated[f"_{name}"] = value
+            elif name.startswith("no_") and positive in known:
+                translated[positive] = not value
+            else:
+                raise OptionError(f"Optimum's ONNX exporter has no option {name!r}: leave it out.")
+        return translated
 
     def infer_task(self, subject: ExportSubject, options: Mapping[str, Any]) -> str:
         """Return the task from the Hub or from the checkpoint's class, with past if the model supports it."""
         self._refuse_encoder_alone(subject)
-        source = subject.checkpoint.source if subject.checkpoint is not None else None
-        info = source.info if isinstance(source, HubSource) and subject.model is None else None
-        tag = info.pipeline_tag if info is not None else None
-        task = infer_task(subject.config, subject.library, tag)
+        task = infer_task(subject.config, subject.library, subject.pipeline_tag)
         task = task if options.get("monolith") else with_past(task, subject.config, subject.library)
         logger.info("The task was inferred: %s", task)
         return task
 
     def export(self, work: Work) -> tuple[type, ExportedParts]:
         """Export with Optimum; return the exported class, and its parts."""
-        subject, options, access = work.subject, work.options, work.access
+        subject, options = work.subject, work.options
         self._refuse_encoder_alone(subject)
-        model = subject.model
-        if subject.checkpoint is not None and model is None:
-            if subject.library == "timm":
-                model, options = _load_timm(subject.checkpoint.folder, options)
-            else:
-                model, parts = _export_from_folder(
-                    subject.checkpoint.folder,
-                    work.folder,
-                    {
-                        **options,
-                        "task": work.task,
-                        "library_name": subject.library,
-                        "token": access.token,
-                        "local_files_only": access.local_files_only,
-                        **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
-                    },
-                    name=subject.name,
-                    hierarchy=work.hierarchy,
-                    hint=self._hint,
-                )
-                if options.get("dynamo"):
-                    put_weights_inside(work.folder)
-                return type(model), parts
-        with subject.reading_preprocessors_from(work.folder):
-            parts = _export_loaded_model(
-                model, work.folder, {**options, "task": work.task}, hierarchy=work.hierarchy, hint=self._hint
-            )
+        model, checkpoint = subject.model, subject.checkpoint
+        if model is None and checkpoint is not None and subject.library != "timm":
+            model, parts = _export_from_folder(work, checkpoint.folder, self._hint)
+        else:
+            if model is None and checkpoint is not None:
+                model, options = _load_timm(checkpoint.folder, options)
+            with subject.reading_preprocessors_from(work.folder):
+                parts = _export_loaded_model(work, model, options, self._hint)
         if options.get("dynamo"):
             put_weights_inside(work.folder)
         return type(model), parts
 
     def _refuse_encoder_alone(self, subject: ExportSubject) -> None:
-        """Reject an encoder that Optimum would export as the whole model, with random weights for the decoder.
-
-        Raises:
-            ExportError: The model is the encoder of a larger model.
-        """
+        """Reject an encoder that Optimum would export as the whole model, with random weights for the decoder."""
         alone = encoder_alone(subject.config) if subject.library == "transformers" else None
         if alone is None:
             return
-        checkpoint = subject.checkpoint
-        is_sentence_model = subject.model is None and checkpoint is not None and SENTENCE_MODULES in checkpoint.files
+        advice = "Export the model that contains both."
+        if subject.model is None and subject.checkpoint is not None and SENTENCE_MODULES in subject.checkpoint.files:
+            advice = "Pass --library sentence_transformers."
         raise ExportError(
             f"{subject.name} is a {alone}, an encoder that Optimum exports only together with its decoder. "
-            + (
-                "Pass --library sentence_transformers."
-                if is_sentence_model
-                else "Export the model that contains both."
-            )
-            + self._hint
+            f"{advice}{self._hint}"
         )
 
 
-def _export_from_folder(
-    folder: Path, output: Path, options: Mapping[str, Any], *, name: str, hierarchy: bool, hint: str
-) -> tuple[Any, ExportedParts]:
+def _export_from_folder(work: Work, folder: Path, hint: str) -> tuple[Any, ExportedParts]:
     """Export the model in a folder with `optimum.exporters.onnx.main_export`.
-
-    Args:
-        folder: The model's files.
-        output: The output folder.
-        options: Arguments of `main_export`.
-        name: Name of the model in errors.
-        hierarchy: Whether to record the modules of its nodes.
-        hint: End of the message if Optimum rejects the model.
 
     Returns:
         The exported PyTorch model or diffusers pipeline, and its parts.
-
-    Raises:
-        ExportError: Optimum rejects the model or fails; its reason is in the message and chained.
     """
     from optimum.exporters.onnx import main_export
 
+    options = {
+        **work.options,
+        "task": work.task,
+        "library_name": work.subject.library,
+        "token": work.access.token,
+        "local_files_only": work.access.local_files_only,
+        **({} if work.access.cache_dir is None else {"cache_dir": os.fspath(work.access.cache_dir)}),
+    }
     with (
         EXPORTING.held(),
         without_current_folder(),  # Optimum validates files in child processes.
         _loaded_models() as models,
-        watched_exports(output, lambda: models[-1], wanted=hierarchy) as parts,
-        refusals_as_export_errors(_NAME, name, hint),
+        watched_exports(work.folder, lambda: models[-1], wanted=work.hierarchy) as parts,
+        refusals_as_export_errors(_NAME, work.subject.name, hint),
     ):
-        main_export(model_name_or_path=os.fspath(folder), output=output, **options)
+        main_export(model_name_or_path=os.fspath(folder), output=work.folder, **options)
     return models[-1], parts
 
 
-def _export_loaded_model(
-    model: Any, output: Path, options: Mapping[str, Any], *, hierarchy: bool, hint: str
-) -> ExportedParts:
+def _export_loaded_model(work: Work, model: Any, options: Mapping[str, Any], hint: str) -> ExportedParts:
     """Export a model in memory with `optimum.exporters.onnx.onnx_export_from_model`; return its parts.
 
     Options that only concern loading are left out.
-
-    Raises:
-        ExportError: Optimum rejects the model or fails; its reason is in the message and chained.
     """
     from optimum.exporters.onnx import onnx_export_from_model
     from optimum.utils import DEFAULT_DUMMY_SHAPES
@@ -184,42 +163,15 @@ def _export_loaded_model(
             f"{', '.join(refused) or 'dtype and pad_token_id'} cannot be set for a model in memory. Change the model "
             "before the export (`model.half()`, `model.config.pad_token_id = …`)."
         )
-    options = {name: value for name, value in options.items() if name in known}
+    given = {name: value for name, value in options.items() if name in known} | {"task": work.task}
     with (
         EXPORTING.held(),
         without_current_folder(),
-        watched_exports(output, lambda: model, wanted=hierarchy) as parts,
+        watched_exports(work.folder, lambda: model, wanted=work.hierarchy) as parts,
         refusals_as_export_errors(_NAME, type(model).__name__, hint),
     ):
-        onnx_export_from_model(model, output, **options)
+        onnx_export_from_model(model, work.folder, **given)
     return parts
-
-
-def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate options, with their names on the command line or in Python, to arguments of `main_export`.
-
-    The names are checked against the signature in the installed Optimum. So new options work without a change here.
-
-    Raises:
-        OptionError: Optimum's exporter has no such option.
-    """
-    with needing_optimum_onnx("Exporting"):
-        from optimum.exporters.onnx import main_export
-        from optimum.utils import DEFAULT_DUMMY_SHAPES
-
-    known = (set(inspect.signature(main_export).parameters) | set(DEFAULT_DUMMY_SHAPES)) - _NOT_FORWARDED
-    translated = {}
-    for name, value in options.items():
-        positive = f"do_{name.removeprefix('no_')}"
-        if name in known:
-            translated[name] = value
-        elif f"_{name}" in known:
-            translated[f"_{name}"] = value
-        elif name.startswith("no_") and positive in known:
-            translated[positive] = not value
-        else:
-            raise OptionError(f"Optimum's ONNX exporter has no option {name!r}: leave it out.")
-    return translated
 
 
 @contextmanager
@@ -246,16 +198,10 @@ def _loaded_models() -> Iterator[list[Any]]:
 
 
 def _load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Load a timm model from a folder. Optimum can load one only by its name on the Hub.
+    """Load a timm model from a folder; return it with the remaining options for its export.
 
-    Returns:
-        The model, and the remaining options for `_export_loaded_model`.
-
-    Raises:
-        ExportError: timm is not installed, or cannot load it.
+    Optimum can load one only by its name on the Hub.
     """
-    import torch
-
     try:
         import timm
     except ImportError as error:
@@ -265,8 +211,7 @@ def _load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str,
             f"This is a timm model, and timm cannot be imported: {error}. Install the torchvision that was built for "
             "the installed torch: https://pytorch.org/get-started/locally."
         ) from error
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     with refusals_as_export_errors(_NAME, folder):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, exportable=True)
-        model = model.to(options.get("device", "cpu"), dtypes[options.get("dtype") or "fp32"])
+        model = model.to(options.get("device", "cpu"), torch_dtype(options.get("dtype")))
     return model, {name: value for name, value in options.items() if name not in ("dtype", "pad_token_id")}

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import onnx_ir
 
 __all__ = [
-    "manifest_of_components",
     "DATA_FILE",
     "INLINE",
     "clean",
     "fits_inline",
+    "manifest_of_components",
     "name_sizes",
-    "save_inline",
+    "save_program",
     "save_programs",
     "warn_of_fixed_sizes",
 ]
@@ -69,11 +69,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
     """Write each program to `<name>.onnx`.
 
     A single program below 2 GiB contains its weights. Otherwise all programs share one data file, in which equal
-    weights are stored once.
-
-    Args:
-        programs: Programs by component name. They are cleaned in place; their weights stay where they are.
-        folder: Output folder.
+    weights are stored once. The programs are cleaned in place; their weights stay where they are.
     """
     for program in programs.values():
         clean(program)
@@ -81,7 +77,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
     if len(programs) == 1:
         name, program = next(iter(programs.items()))
         if fits_inline(program):
-            save_inline(program, folder / f"{name}.onnx")
+            save_program(program, folder / f"{name}.onnx")
             return
     weights = [(value, tensor) for program in programs.values() for value, tensor in _weights(program)]
     try:
@@ -91,7 +87,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
                 if tensor.nbytes >= _OUTSIDE:
                     value.const_value = _moved(tensor, stream, places, folder)
         for name, program in programs.items():
-            _save(program, folder / f"{name}.onnx")
+            save_program(program, folder / f"{name}.onnx")
     finally:
         for value, tensor in weights:
             value.const_value = tensor
@@ -102,9 +98,11 @@ def fits_inline(program: onnx_ir.Model) -> bool:
     return sum(int(tensor.nbytes) for _, tensor in _weights(program)) < INLINE
 
 
-def save_inline(program: onnx_ir.Model, path: Path) -> None:
-    """Write a program to one file, weights included."""
-    _save(program, path)
+def save_program(program: onnx_ir.Model, path: Path) -> None:
+    """Write a program to a file, with its weights unless they refer to a data file."""
+    import onnx_ir
+
+    onnx_ir.save(program, path)
 
 
 def clean(program: onnx_ir.Model) -> None:
@@ -156,9 +154,7 @@ def name_sizes(program: onnx_ir.Model) -> None:
 def warn_of_fixed_sizes(name: str, programs: Mapping[str, onnx_ir.Model]) -> None:
     """Warn if text inputs of programs have fixed sizes: a model's code can fix them.
 
-    Args:
-        name: Name of the model in the message.
-        programs: By component name. The inputs of a decoding step have one token in any case.
+    The inputs of a decoding step have one token in any case.
     """
     fixed = (
         value
@@ -223,18 +219,8 @@ def _moved(tensor: Any, stream: BinaryIO, places: dict[tuple[Any, ...], int], fo
     )
 
 
-def _save(program: onnx_ir.Model, path: Path) -> None:
-    import onnx_ir
-
-    onnx_ir.save(program, path)
-
-
 def manifest_of_components(components: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content that `ExportedModel.save_pretrained` writes about components.
-
-    Args:
-        components: The exporter's metadata of each component, by its name.
-    """
+    """Return what `ExportedModel.save_pretrained` writes about components, from the exporter's metadata of each."""
     from transformers.exporters.base import EXPORT_SCHEMA_VERSION
     from transformers.exporters.configs import ExportFormat
 

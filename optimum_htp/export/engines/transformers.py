@@ -13,11 +13,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptionError
-from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
+from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors, torch_dtype
 from optimum_htp.export.engines.programs import manifest_of_components, save_programs, warn_of_fixed_sizes
 from optimum_htp.export.loaded_weights import lacking
 from optimum_htp.export.subject import ExportSubject
@@ -38,7 +37,6 @@ from optimum_htp.libraries.tasks import (
     tasks_of_class,
 )
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.source import HubSource
 
 __all__ = ["TransformersEngine"]
 
@@ -47,11 +45,9 @@ logger = get_logger(__name__)
 _NEEDED: Final = ("onnx", "onnxscript")
 _SINCE: Final = "5.24"
 _HINT: Final = " If the model needs other inputs, pass sample_inputs= to HTPExporter().export."
-_DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _LOADING_ONLY: Final = ("dtype", "trust_remote_code")
 # Optimum's exporter does this during its export; this engine does not.
 _IGNORED: Final = ("use_subprocess", "framework", "do_validation", "atol", "no_post_process")
-_DIFFUSERS: Final = "diffusers"
 _TABLE: Final = ("MODEL_FOR_", "_MAPPING_NAMES")
 _FEATURES: Final = "feature-extraction"
 _LISTED: Final = 3  # Weights that an error lists.
@@ -137,10 +133,8 @@ class TransformersEngine:
     def infer_task(self, subject: ExportSubject, options: Mapping[str, Any]) -> str:
         """Return the task from the Hub or from the checkpoint's class, with past if the class generates."""
         _refuse_pipelines(subject)
-        source = subject.checkpoint.source if subject.checkpoint is not None else None
-        info = source.info if isinstance(source, HubSource) and subject.model is None else None
         try:
-            task = infer_task(subject.config, subject.library, info.pipeline_tag if info is not None else None)
+            task = infer_task(subject.config, subject.library, subject.pipeline_tag)
         except ExportError:
             task = _task_of_class(subject.config)
         if not _is_served(task, subject.config):  # The pipeline tag comes from the model card and may be wrong.
@@ -180,7 +174,9 @@ class TransformersEngine:
             manifest = manifest_of_components({name: component.metadata for name, component in components.items()})
             (work.folder / EXPORT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             if work.subject.model is not None or work.subject.checkpoint is None:
-                _save_configs(model, work.folder)
+                model.config.save_pretrained(work.folder)
+                if model.can_generate() and model.generation_config is not None:
+                    model.generation_config.save_pretrained(work.folder)
         noted = ExportedParts(work.folder, lambda: model)
         for name, (part, _) in parts.items() if work.hierarchy else ():
             noted.try_to_add(f"{name}.onnx", part, {})
@@ -188,8 +184,6 @@ class TransformersEngine:
 
     def _loaded(self, work: Work) -> Any:
         """Return the model, ready to be traced."""
-        import torch
-
         subject, task, options = work.subject, work.task, work.options
         if subject.model is not None:
             if refused := [name for name in _LOADING_ONLY if options.get(name)]:
@@ -205,7 +199,7 @@ class TransformersEngine:
                 f"{_fitting(config)}"
             )
         model_class = _class_for(task, config, trusted=trusted)
-        dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])
+        dtype = torch_dtype(options.get("dtype"))
         folder = subject.checkpoint.folder
         base = base_to_load(folder)  # Files on this machine, at a commit.
         model, report = model_class.from_pretrained(
@@ -291,9 +285,9 @@ def _is_served(task: str, config: Mapping[str, Any]) -> bool:
 
 
 def _refuse_pipelines(subject: ExportSubject) -> None:
-    if subject.library == _DIFFUSERS:
+    if subject.library == "diffusers":
         raise ExportError(
-            f"transformers' own exporters do not export pipelines of {_DIFFUSERS} such as {subject.name}. Leave out "
+            f"transformers' own exporters do not export pipelines of diffusers such as {subject.name}. Leave out "
             "--engine: Optimum's exporter supports them."
         )
 
@@ -326,9 +320,3 @@ def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
         autos = [auto for auto, path in auto_map.items() if str(path).rpartition(".")[2] in names]
         found = next((getattr(transformers, auto, None) for auto in autos), None)
     return found if found is not None else transformers.AutoModel
-
-
-def _save_configs(model: Any, folder: Path) -> None:
-    model.config.save_pretrained(folder)
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)

@@ -20,7 +20,7 @@ from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.extras.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
 from optimum_htp.extras.endpoint import environment, handler, light_handler
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.libraries.axes import refuse_code_in_axes
+from optimum_htp.libraries.code_references import refuse_code_in_axes
 from optimum_htp.libraries.names import (
     CONFIG,
     ONNX_FILE,
