@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from optimum_htp import HTPExporter
-from optimum_htp.errors import ArgumentError, ExportError, MissingDependencyError
+from optimum_htp.errors import ArgumentError, ExportError, MissingDependencyError, OptionError
 from optimum_htp.libraries.dependencies import has_transformers_exporters
 from optimum_htp.libraries.sample_inputs import sample_inputs
 
@@ -33,6 +33,12 @@ def funnel(made_once):
 def test_an_engine_that_is_not_known_is_refused(funnel, tmp_path):
     with pytest.raises(ArgumentError, match="use optimum or transformers"):
         HTPExporter().export(funnel, tmp_path / "out", engine="torch")
+
+
+@pytest.mark.parametrize("name", ["optimum", pytest.param("transformers", marks=newest)])
+def test_unknown_precision_is_rejected(name, model_folder, tmp_path):
+    with pytest.raises(OptionError, match="use fp32, fp16, bf16"):
+        HTPExporter().export(model_folder("bert"), tmp_path / "out", engine=name, dtype="half")
 
 
 @classic

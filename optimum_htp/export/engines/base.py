@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from optimum_htp.errors import ExportError, OptimumHTPError
+from optimum_htp.errors import ExportError, OptimumHTPError, OptionError
 from optimum_htp.export.subject import ExportSubject
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hubs.base import HubAccess
 
-__all__ = ["EXPORTING", "Engine", "Work", "refusals_as_export_errors", "torch_dtype"]
+__all__ = ["EXPORTING", "Engine", "Work", "check_precision", "refusals_as_export_errors", "torch_dtype"]
 
+_PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 EXPORTING: Final = ForkSafeLock(threading.RLock)
 """Held during an export: engines patch the model's modules, PyTorch and themselves."""
 
@@ -74,7 +75,13 @@ def torch_dtype(name: str | None) -> Any:
     """Return the precision of PyTorch for Optimum's name of it; float32 for None."""
     import torch
 
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name or "fp32"]
+    return getattr(torch, _PRECISIONS[name or "fp32"])
+
+
+def check_precision(options: Mapping[str, Any]) -> None:
+    """Reject a precision that no engine has. Optimum's exporter would ignore it."""
+    if (name := options.get("dtype")) is not None and name not in _PRECISIONS:
+        raise OptionError(f"dtype={name!r} is not known: use {', '.join(_PRECISIONS)}.")
 
 
 @contextmanager

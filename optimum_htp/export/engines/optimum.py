@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, MissingDependencyError, OptionError
-from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors, torch_dtype
+from optimum_htp.export.engines.base import EXPORTING, Work, check_precision, refusals_as_export_errors, torch_dtype
 from optimum_htp.export.output_files import put_weights_inside
 from optimum_htp.export.subject import ExportSubject
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
@@ -70,6 +70,7 @@ class OptimumEngine:
             from optimum.utils import DEFAULT_DUMMY_SHAPES
 
         known = (set(inspect.signature(main_export).parameters) | set(DEFAULT_DUMMY_SHAPES)) - _NOT_FORWARDED
+        check_precision(options)
         translated = {}
         for name, value in options.items():
             positive = f"do_{name.removeprefix('no_')}"

@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptionError
-from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors, torch_dtype
+from optimum_htp.export.engines.base import EXPORTING, Work, check_precision, refusals_as_export_errors, torch_dtype
 from optimum_htp.export.engines.programs import manifest_of_components, save_programs, warn_of_fixed_sizes
 from optimum_htp.export.loaded_weights import lacking
 from optimum_htp.export.subject import ExportSubject
@@ -115,6 +115,7 @@ class TransformersEngine:
 
         Options that have the default of that command line are ignored.
         """
+        check_precision(options)
         known = {field.name for field in dataclasses.fields(_Options)}
         given = {name: value for name, value in options.items() if value is not None and name not in _IGNORED}
         if given.pop("no_dynamic_axes", False):
