@@ -137,7 +137,7 @@ def planted_switches(root: Path) -> Trial:
 def outputs_that_are_inputs(root: Path) -> Trial:
     """Name an input, or a file of another type, as the output of every function that writes one."""
     from optimum_htp import extract_module, strip_metadata
-    from optimum_htp.extras.batch.records import JOURNAL_FILE, Journal
+    from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
     from optimum_htp.extras.bom.bill import BILL
     from optimum_htp.onnxfile.outputs import check_output
     from optimum_htp.report.write import write_report

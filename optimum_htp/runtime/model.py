@@ -97,6 +97,13 @@ def _task(source: Source, given: str | None) -> str | None:
     return task if task in TASKS else None
 
 
+def _function(path: str) -> Callable[..., Any]:
+    """Return a function of a task, by `module:name`. Its module is imported on first use."""
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(f"optimum_htp.runtime.tasks.{module}"), name)
+    return function
+
+
 class Model:
     """A model. Calling it gives the same result as `transformers.pipeline`. Created by `load`.
 
@@ -196,9 +203,7 @@ class Model:
     @functools.cached_property
     def _answer(self) -> Callable[..., Any]:
         assert self.task is not None
-        module, _, name = TASKS[self.task].partition(":")
-        function = getattr(importlib.import_module(f"optimum_htp.runtime.tasks.{module}"), name)
-        return functools.partial(function, self)
+        return functools.partial(_function(TASKS[self.task]), self)
 
     def encode(self, texts: str | Sequence[str], **options: Any) -> NDArray[Any]:
         """Return the embeddings of texts: the same as `SentenceTransformer.encode`.
@@ -206,6 +211,5 @@ class Model:
         Raises:
             ConfigLoadError: It is not a sentence_transformers model, or has an unsupported module.
         """
-        from optimum_htp.runtime.tasks.embedding import encode
-
-        return encode(self, texts, **options)
+        vectors: NDArray[Any] = _function("embedding:encode")(self, texts, **options)
+        return vectors

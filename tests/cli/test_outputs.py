@@ -14,8 +14,8 @@ import pytest
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ArgumentError, ProtectedFileError
 from optimum_htp.extras.batch.jobs import Job
+from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
 from optimum_htp.extras.batch.outputs import Folder
-from optimum_htp.extras.batch.records import JOURNAL_FILE, Journal
 from optimum_htp.extras.batch.runs import Batch
 from optimum_htp.extras.bom.bill import BILL
 from optimum_htp.hubs import HubAccess

@@ -9,7 +9,7 @@ import pytest
 
 from optimum_htp.errors import BatchListError
 from optimum_htp.extras.batch.jobs import Job, is_as_asked, jobs_from_lines, lasting_options, read_jobs
-from optimum_htp.extras.batch.records import Journal
+from optimum_htp.extras.batch.journal import Journal
 
 
 def test_journal_continues_after_a_truncated_line(tmp_path):

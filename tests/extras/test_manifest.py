@@ -14,7 +14,7 @@ import pytest
 from optimum_htp.errors import BatchListError, ManifestError, ModelListNotFoundError
 from optimum_htp.extras.batch.command import _for_workers
 from optimum_htp.extras.batch.jobs import Job, State, job_of, jobs_from_lines, jobs_of_hub
-from optimum_htp.extras.batch.records import manifest_of
+from optimum_htp.extras.batch.manifest import manifest_of
 from optimum_htp.extras.batch.work import JobResult
 from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection

@@ -11,7 +11,7 @@ import pytest
 
 from optimum_htp import errors
 from optimum_htp.extras.batch.jobs import Job
-from optimum_htp.extras.batch.records import Journal
+from optimum_htp.extras.batch.journal import Journal
 from optimum_htp.masking import get_logger, masked, without_secrets
 from optimum_htp.stamping.manifests import Manifest, ManifestModel
 from tests.conftest import optimum_cli

@@ -10,8 +10,8 @@ import pytest
 
 from optimum_htp.errors import BatchListError, EndpointError, ManifestError
 from optimum_htp.extras.batch.jobs import Job, jobs_from_lines
+from optimum_htp.extras.batch.journal import Journal
 from optimum_htp.extras.batch.outputs import MARKER, Location
-from optimum_htp.extras.batch.records import Journal
 from optimum_htp.extras.endpoint.folder import _weights_of_modules
 from optimum_htp.hubs import HubAccess
 from optimum_htp.libraries.names import SENTENCE_MODULES

@@ -117,8 +117,8 @@ class BatchCommand(Command):
         from optimum_htp.errors import ArgumentError
         from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.extras.batch.jobs import refuse_ambiguous
+        from optimum_htp.extras.batch.manifest import compared, differences, manifest_of
         from optimum_htp.extras.batch.outputs import Folder, output_at
-        from optimum_htp.extras.batch.records import compared, differences, manifest_of
         from optimum_htp.extras.batch.runs import JOURNAL, Batch, Limit, check_outputs
         from optimum_htp.extras.batch.work import fetch_job, locate_job
         from optimum_htp.hubs.base import HubAccess

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import ArgumentError, OptimumHTPError, OutputError
 from optimum_htp.extras.batch.jobs import State
-from optimum_htp.extras.batch.records import is_entry
+from optimum_htp.extras.batch.journal import is_entry
 from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile.canonical import sha256_of, sha256_of_file

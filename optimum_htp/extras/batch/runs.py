@@ -31,8 +31,8 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.extras.batch.jobs import Job, State, is_as_asked
+from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
 from optimum_htp.extras.batch.outputs import Folder, Output, Pushes
-from optimum_htp.extras.batch.records import JOURNAL_FILE, Journal
 from optimum_htp.extras.batch.work import A_MINUTE, Export, JobResult, export_job, fetch_job
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads, result_of

@@ -1,6 +1,4 @@
-"""The records of a batch: its journal, and the manifest of a finished batch.
-
-The journal has one JSON object per line, for the start and the end of each job:
+"""The journal of a batch: one JSON object per line, for the start and the end of each job.
 
     {"event": "start", "output": "org/name", "model": "org/name", "time": "2026-01-01T00:00:00Z"}
     {"event": "end", "output": "org/name", "model": "org/name", "time": …, "state": "done", "commit": "…",
@@ -20,23 +18,18 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from optimum_htp.extras.batch.jobs import Job
 from optimum_htp.masking import get_logger, masked
 from optimum_htp.onnxfile.outputs import OutputKind, check_output
 from optimum_htp.parsing import is_inside, json_or_none
-from optimum_htp.stamping.manifests import Manifest, ManifestModel, WrittenFile
 
-if TYPE_CHECKING:
-    from optimum_htp.extras.batch.work import JobResult
-
-__all__ = ["JOURNAL_FILE", "Journal", "compared", "differences", "is_entry", "manifest_of"]
+__all__ = ["JOURNAL_FILE", "Journal", "is_entry"]
 
 logger = get_logger(__name__)
 
@@ -156,76 +149,3 @@ def _ends_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, JobResult], folder: Path) -> Manifest:
-    """Return the manifest of the exported jobs, sorted by folder."""
-    models = []
-    for job in sorted(jobs, key=lambda job: job.output):
-        outcome = outcomes[job.output]
-        if outcome.state.is_exported:
-            models.append(
-                ManifestModel(
-                    model=job.model,
-                    output=job.output,
-                    task=outcome.task or job.task,
-                    revision=job.revision,
-                    commit=outcome.commit,
-                    options=outcome.options,
-                    versions=outcome.versions or {},
-                    files=outcome.files,
-                )
-            )
-    return _with_common_versions(folder, models)
-
-
-def _with_common_versions(folder: Path, models: Sequence[ManifestModel]) -> Manifest:
-    """Return a manifest that stores the most common versions once."""
-    known = [model.versions for model in models if model.versions]
-    common = max(known, key=known.count, default={})
-    kept = (replace(model, versions=None) if model.versions == common else model for model in models)
-    return Manifest(folder, tuple(kept), common)
-
-
-def differences(manifest: Manifest, outcomes: Mapping[str, JobResult]) -> list[str]:
-    """Return the files, relative to the output folder, that differ from the manifest or are missing."""
-    different = []
-    for model in manifest.models:
-        outcome = outcomes.get(model.output)
-        if outcome is None or not outcome.state.is_exported:
-            continue  # reported as failed
-        theirs, ours = _digests(model.files), _digests(outcome.files)
-        different += [
-            f"{model.output}/{name}"
-            for name in sorted(theirs.keys() | ours.keys())
-            if theirs.get(name) != ours.get(name)
-        ]
-    return different
-
-
-def compared(manifest: Manifest, different: Sequence[str]) -> list[str]:
-    """Return lines about the comparison with a manifest."""
-    if not different:
-        return [f"{len(manifest.files())} files match the manifest"]
-    from optimum_htp.extras.batch.work import versions_here
-
-    here = versions_here()
-    models = [model for model in manifest.models if any(name.startswith(f"{model.output}/") for name in different)]
-    theirs = [manifest.versions_of(model) for model in models]
-    others = {
-        f"{name} {version}": None
-        for versions in theirs
-        for name, version in versions.items()
-        if here.get(name) != version
-    }
-    if others:
-        why = f"the manifest was written with {', '.join(others)}"
-    elif all(theirs) and all(model.options is not None for model in models):
-        why = "check that SOURCE_DATE_EPOCH has the same value"
-    else:
-        why = "the manifest does not record the options of the exports; export again to write a complete one"
-    return [*(f"{name}: DIFFERS from the manifest" for name in different), f"{len(different)} files differ: {why}"]
-
-
-def _digests(files: Sequence[WrittenFile]) -> dict[str, str]:
-    return {file.name: file.sha256 for file in files}
