@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.libraries.names import CONFIG, ONNX_FILE
-from optimum_htp.loading.recognize import names_a_file, path_of_file
 
 __all__ = ["install"]
 
@@ -37,6 +36,8 @@ def _hook_optimizer_from_pretrained(call: Call) -> Any:
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
+    from optimum_htp.loading.recognize import names_a_file, path_of_file
+
     names = list(options.get("file_names") or [ONNX_FILE])
     paths = [path_of_file(source)] if names_a_file(source) else [Path(source, name) for name in names]
     if not names_a_file(source) and (Path(source, CONFIG).exists() or not _are_stamped(source, names[:1])):
@@ -50,6 +51,8 @@ def _hook_quantizer_from_pretrained(call: Call) -> Any:
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
+    from optimum_htp.loading.recognize import names_a_file, path_of_file
+
     name = options.get("file_name")
     if name is None and names_a_file(source):
         path = path_of_file(source)
