@@ -185,7 +185,7 @@ calls = [
     lambda: hub.snapshot("org/x", "0" * 40, ["config.json"], access),
     lambda: hub.snapshot("org/x", "0" * 40, ["model.safetensors"], access),
     lambda: models_of_author("org/x", (), None, access),
-    lambda: look_at("org/x"),
+    lambda: look_at("org/x", None),
 ]
 for call in calls:
     began = time.monotonic()
