@@ -58,7 +58,8 @@ def test_prompts_match_transformers(template, continues):
     chat = CHAT[:3] if continues else CHAT
     expected, _ = render_jinja_template([chat], chat_template=template, add_generation_prompt=not continues, **SPECIAL)
     assert rendered(template, chat, SPECIAL, continues=False) == expected[0] or continues
-    if continues and "Yes" in expected[0] and "m | tojson" not in template:  # transformers 5 rejects this one
+    as_json = "m | tojson" in template or "messages | tojson" in template  # transformers 5 does not continue these
+    if continues and "Yes" in expected[0] and not as_json:
         (wanted,), _ = render_jinja_template(
             [chat], chat_template=template, add_generation_prompt=False, continue_final_message=True, **SPECIAL
         )
