@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from optimum_htp.modules.calls import ModuleCall
 from optimum_htp.modules.levels import Level, subgraphs
+from optimum_htp.onnxfile.operators import RANDOM
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 __all__ = ["Border", "border_of"]
-
-_RANDOM: Final = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"})
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class _Constants:
 
 
 def _is_random(node: NodeProto) -> bool:
-    return node.op_type in _RANDOM or any(_is_random(inner) for _, graph in subgraphs(node) for inner in graph.node)
+    return node.op_type in RANDOM or any(_is_random(inner) for _, graph in subgraphs(node) for inner in graph.node)
 
 
 def functions_of(

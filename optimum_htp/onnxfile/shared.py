@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import SharedFileError
+from optimum_htp.parsing import is_commit
 
 __all__ = ["refuse_shared", "unshared_path"]
 
 _STORES: Final = (("annex", "objects"), (".dvc", "cache"), (".git", "lfs"))
 _REPO: Final = re.compile(r"(?:models|datasets|spaces)--")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _DIGEST: Final = re.compile(r"(?:[A-Za-z0-9]+[-:])?[0-9a-f]{30,128}(?:\.\w+)?")
 _WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
@@ -49,7 +49,7 @@ def _is_in_store(real: Path) -> bool:
         is_repo = _REPO.match(repo.name) or (repo / "refs").is_dir()
         if folder.name == "blobs" and (is_repo or (repo / "snapshots").is_dir()):
             return True
-        if folder.name == "snapshots" and (is_repo or (repo / "blobs").is_dir() or _COMMIT.fullmatch(place.name)):
+        if folder.name == "snapshots" and (is_repo or (repo / "blobs").is_dir() or is_commit(place.name)):
             return True
     modelscope = _modelscope()
     return real.is_relative_to(modelscope) and any(

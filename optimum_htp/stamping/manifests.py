@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -28,7 +27,7 @@ from optimum_htp.errors import ManifestError
 from optimum_htp.masking import masked
 from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
-from optimum_htp.parsing import is_inside, parse_json
+from optimum_htp.parsing import is_commit, is_inside, is_sha256, parse_json
 from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
 
 if TYPE_CHECKING:
@@ -56,8 +55,6 @@ NOT_OF_A_LIST: Final = frozenset({"output_path", "model_name_or_path", "token", 
 """Arguments of an export that only the command line of a batch may set, not a list or a manifest."""
 
 _ONNX: Final = ".onnx"
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def _model(content: Any) -> ManifestModel:
             f"the options of {name!r} contain {refused[0]!r}, which only the command line of a batch may set"
         )
     commit, revision = content.get("commit"), content.get("revision")
-    if commit is not None and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
+    if commit is not None and not is_commit(commit):
         raise ValueError(f"the commit of {name!r} is not a commit")
     if revision is not None and not isinstance(revision, str):
         raise ValueError(f"the revision of {name!r} is not a string")
@@ -198,7 +195,7 @@ def _file(content: Any) -> WrittenFile:
     name, size, digest = _text(content, "name"), content.get("size"), _text(content, "sha256")
     if not is_inside(name):
         raise ValueError(f"{name!r} leads out of its folder")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not _SHA256.fullmatch(digest):
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not is_sha256(digest):
         raise ValueError(f"size or sha256 of {name!r} is invalid")
     return WrittenFile(name, size, digest)
 
