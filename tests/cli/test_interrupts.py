@@ -25,7 +25,7 @@ from tests.vectors import make
 CLI = python_of_users().with_name("optimum-cli")
 FILES = 60
 WEIGHTS = 8 << 20  # bytes; stripping a file takes some milliseconds
-SOON = 15  # seconds: 1 to 2 on an idle machine, at least 20 for a command that waits for the Hub
+TIME_LIMIT = 120  # seconds, for a busy machine; a command that waits for a server does not end at all
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ def stripped(folder):
     return {path.name for path in folder.glob("*.onnx") if "hf_hub_id" not in read_metadata(path)}
 
 
+def interrupted(process, kind=signal.SIGINT):
+    """Send a signal to a process; return its exit code and outputs when it has ended."""
+    process.send_signal(kind)
+    try:
+        stdout, stderr = process.communicate(timeout=TIME_LIMIT)
+    finally:
+        process.kill()
+    return process.returncode, stdout, stderr
+
+
 def interrupted_after_the_first(command, kind, folder):
     """Run a command that strips files, and send a signal after the first one."""
     before = {path.name: path.stat().st_ino for path in folder.glob("*.onnx")}
@@ -61,26 +71,22 @@ def interrupted_after_the_first(command, kind, folder):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(kind)
-    start = time.monotonic()
-    stdout, stderr = process.communicate(timeout=60)
-    return process.returncode, stdout, stderr, time.monotonic() - start
+    return interrupted(process, kind)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_no_file_is_replaced_after_a_signal_and_earlier_results_are_reported(kind, folder):
-    code, stdout, stderr, seconds = interrupted_after_the_first([CLI, "htp", "strip", folder], kind, folder)
+    code, stdout, stderr = interrupted_after_the_first([CLI, "htp", "strip", folder], kind, folder)
     assert code == 128 + kind
     reported = {Path(line.partition(": ")[0]).name for line in stdout.splitlines()}
     assert reported == stripped(folder)
     assert 1 <= len(reported) < FILES
     assert stderr.splitlines() == ["interrupted"]
-    assert seconds < 10
     assert len(list(folder.iterdir())) == FILES  # and no temporary files
 
 
 def test_json_reports_results_before_a_signal(folder):
-    code, stdout, stderr, _ = interrupted_after_the_first(
+    code, stdout, stderr = interrupted_after_the_first(
         [CLI, "htp", "strip", folder, "--json", "--jobs", "1"], signal.SIGINT, folder
     )
     document = json.loads(stdout)
@@ -101,13 +107,12 @@ def work(file):
     with replaced_atomically(Path(file)) as stream:
         stream.write(b"new")
         Path(sys.argv[1], "begun").touch()
-        for _ in range(6000):
-            time.sleep(0.01)  # as a file of many gigabytes takes
+        while True:
+            time.sleep(0.01)
 
 stop = Stop()
 with stop.listening():
     workers = Workers([str(Path(sys.argv[1], "a"))], work, 1, stop)
-    start = time.monotonic()
     workers.run()
     print(workers.outcomes, stop.code, stop.left_threads)
 """
@@ -120,10 +125,7 @@ def test_long_write_is_given_up_and_cleaned_up(tmp_path):
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    start = time.monotonic()
-    stdout, _ = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10
+    _, stdout, _ = interrupted(process)
     assert stdout.split() == ["[]", "130", "False"]
     assert (tmp_path / "a").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "begun"]
@@ -134,21 +136,21 @@ def test_long_write_is_given_up_and_cleaned_up(tmp_path):
 )  # one question for all files, or one for each
 def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub, published, empty_home):
     published("bert")
-    asked = threading.Event()
+    asked, ended = threading.Event(), threading.Event()
 
-    def slowly(method, path):
+    def never(method, path):
         asked.set()
-        time.sleep(20)
+        ended.wait()
 
-    hub.before_answer = slowly
+    hub.before_answer = never
     command = [CLI, "htp", *command, folder]
     process = subprocess.Popen(command, env={**os.environ, **empty_home}, stderr=subprocess.PIPE, text=True)
-    assert asked.wait(timeout=60)
-    process.send_signal(signal.SIGINT)
-    start = time.monotonic()
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert time.monotonic() - start < SOON
+    try:
+        assert asked.wait(timeout=TIME_LIMIT)
+        code, _, stderr = interrupted(process)
+    finally:
+        ended.set()
+    assert code == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "interrupted"
     assert {read_metadata(path)["hf_hub_id"] for path in folder.iterdir()} == {make.HUB["hf_hub_id"]}
@@ -191,12 +193,10 @@ def interrupted_in_a_transfer(command, files, transfers, env):
     arguments = [functools.reduce(lambda text, name: text.replace(name, files[name]), files, one) for one in command]
     env = {**env, "HF_TOKEN": "hf_writer"}
     process = subprocess.Popen([*program, *arguments], env=env, stderr=subprocess.PIPE, text=True)
-    assert transfers.wait(timeout=120)
+    assert transfers.wait(timeout=TIME_LIMIT)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    start = time.monotonic()
-    _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr, time.monotonic() - start
+    code, _, stderr = interrupted(process)
+    return code, stderr
 
 
 @pytest.mark.parametrize(
@@ -212,16 +212,19 @@ def interrupted_in_a_transfer(command, files, transfers, env):
     ids=name_of,
 )
 def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, transfers, empty_home):
-    def slowly(method, path):
+    ended = threading.Event()
+
+    def never(method, path):
         if (method == "GET" and path.endswith("model.safetensors")) or method == "PUT":
             transfers.set()
-            time.sleep(20)
+            ended.wait()
 
-    hub.before_answer = slowly
-    code, stderr, took = interrupted_in_a_transfer(command, files, transfers, {**os.environ, **empty_home})
-    hub.before_answer = None
+    hub.before_answer = never
+    try:
+        code, stderr = interrupted_in_a_transfer(command, files, transfers, {**os.environ, **empty_home})
+    finally:
+        ended.set()
     assert code == 130, stderr
-    assert took < SOON
     assert "Traceback" not in stderr
 
 
@@ -248,10 +251,9 @@ def test_silent_xet_server_does_not_hold_the_command(command, files, hub, transf
     hub.serve_ranges = False  # `verify` must download it
     env = {**os.environ, **empty_home, "HF_HUB_DISABLE_XET": "0"}
     with xet_server(None, transfers.set) as hub.xet.url:
-        code, stderr, took = interrupted_in_a_transfer(command, files, transfers, env)
+        code, stderr = interrupted_in_a_transfer(command, files, transfers, env)
     hub.xet.close()
     assert code == 130, stderr
-    assert took < SOON
     assert "Traceback" not in stderr
     assert not [path for path in Path(files["OUT"]).rglob("*") if path.is_file()]
     assert "me/pushed" not in hub.repos
@@ -299,16 +301,15 @@ class Finalized:
         time.sleep(0.01)
 
 Finalized()
-time.sleep(20)
+time.sleep(600)
 """
 
 
 def test_signal_in_a_finalizer_before_a_command_runs_is_one_line():
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", _BEFORE_A_COMMAND], capture_output=True, text=True, timeout=60)
+    code = [sys.executable, "-c", _BEFORE_A_COMMAND]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=TIME_LIMIT)
     assert done.stderr.splitlines() == ["interrupted"]
     assert done.returncode in (130, -signal.SIGINT)
-    assert time.monotonic() - began < 15
 
 
 _IN_A_FINALIZER = """
@@ -320,17 +321,17 @@ class Finalized:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
 
-began, hook = time.monotonic(), sys.unraisablehook
+hook = sys.unraisablehook
 try:
     with Stop().listening():
         Finalized()
-        time.sleep(20)
+        time.sleep(600)
 except KeyboardInterrupt:
-    print(time.monotonic() - began < 5, sys.unraisablehook is hook)
+    print(sys.unraisablehook is hook)
 """
 
 
 def test_signal_in_a_finalizer_is_not_lost():
     done = run_python(_IN_A_FINALIZER)
-    assert done.stdout.split() == ["True", "True"]
+    assert done.stdout.split() == ["True"]
     assert done.stderr == ""

