@@ -66,9 +66,33 @@ def test_prompts_match_transformers(template, continues):
         assert rendered(template, chat, SPECIAL, continues=True) == wanted
 
 
-ATTACKS = {
+NESTED = (
+    "{% set n = namespace(s=[1], t=[1]) %}{% for a in range(60) %}{% set n.s = [n.s, n.s] %}"
+    "{% set n.t = [n.t, n.t] %}{% endfor %}"
+)
+OFTEN = "{{% for a in range(99999) %}}{{% set z = {} %}}{{% endfor %}}"
+LONG = {
     "loops": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
     "loops without output": "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}",
+    "doubling macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
+    "comparing nested lists": NESTED + "{{ n.s == n.t }}",
+    "testing nested lists": NESTED + "{{ n.s is eq(n.t) }}",
+    "sorting nested lists": NESTED + "{{ [n.s, n.t] | sort | length }}",
+    "finding nested lists": NESTED + "{{ [n.s].index(n.t) }}",
+    "changed nested lists": NESTED + "{% for one in [n.s, n.t] %}{{ loop.changed(one) }}{% endfor %}",
+    "nested lists in a recursive loop": NESTED + "{% for a in n.s recursive %}{{ loop(a) }}{% endfor %}",
+    "nested keys": NESTED.replace("[n.s, n.s]", "(n.s, n.s)") + "{{ {n.s: 1} | length }}",
+    "long texts joined often": "{% set x = range(90000) | list %}" + OFTEN.format("x | join"),
+    "long texts searched often": "{% set x = 'ab' * 2000000 %}" + OFTEN.format("x.count('abc')"),
+    "long texts compared often": "{% set x, y = 'ab' * 2000000, 'ab' * 2000000 %}" + OFTEN.format("x == y"),
+    "long texts cut often": "{% set x = 'ab' * 2000000 %}" + OFTEN.format("x[::-1]"),
+    "long lists added often": "{% set x = range(99999) | list %}" + OFTEN.format("x + x"),
+    "long lists written often": OFTEN.format("[" + "1," * 60000 + "]"),
+    "search from the end": "{% set x = 'a' * 1000000 %}" + OFTEN.format("x.rfind('ab' + 'a' * 200000)"),
+    "longer and longer lists": "{% set n = namespace(s=[]) %}" + OFTEN.format("0") + "{% for a in range(99999) %}"
+    "{% set n.s = n.s + [a] %}{% endfor %}",
+}
+LARGE = {
     "long range": "{% for a in range(10**9) %}{% endfor %}",
     "doubling": "{% set n = namespace(s='aaaa') %}{% for a in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
     "doubling by ~": "{% set n = namespace(s='aa') %}{% for a in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
@@ -106,6 +130,22 @@ ATTACKS = {
     "many references, by ~": "{{ ((['a' * 99999] * 99999) ~ '') | length }}",
     "doubling nested lists": "{% set n = namespace(s=[1]) %}{% for a in range(60) %}{% set n.s = [n.s, n.s] %}"
     "{% endfor %}{{ n.s }}",
+    "doubling blocks": "{% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}",
+    "another meaning of a counter": "{% set _counted = range %}{% for a in 99999 %}{% endfor %}",
+    "long texts in title case": "{% set x = 'a ' * 2000000 %}" + OFTEN.format("x | title"),
+    "many texts": "{% set x = 'é' * 4000000 %}" + "".join(f"{{% set x{n} = x + '{n}' %}}" for n in range(999)),
+    "bytes": "{{ ('a'.encode() * 3000000000) | length }}",
+    "bytes of a number": "{{ (5).to_bytes(3000000000, 'little') | length }}",
+    "digits": "{{ 1.5 | round(100000000, 'ceil') }}",
+    "text of a number": "{{ ('9' * 4000000) | int }}",
+    "dates": "{{ strftime_now('%c' * 2000000) | length }}",
+    "separators of JSON": "{{ range(4000) | list | tojson(separators=('a' * 4000000, ':')) | length }}",
+    "nested indentation": "{% set n = namespace(s=range(9999) | list) %}{% for a in range(60) %}{% set n.s = [n.s] %}"
+    "{% endfor %}{{ n.s | tojson(indent=16) | length }}",
+    "translated": "{{ 'a'.translate({97: 'b' * 4000000}) | length }}",
+    "nested blocks": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+    "nested parentheses": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "long sum": "{{ 1" + " + 1" * 50000 + " }}",
     "deep": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ raise_exception.__globals__['os'] }}",
@@ -120,7 +160,13 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("template", ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.parametrize("template", LONG.values(), ids=LONG)
+def test_template_cannot_take_long(template):
+    with pytest.raises(ChatTemplateError):
+        rendered(template, CHAT, SPECIAL, continues=False)
+
+
+@pytest.mark.parametrize("template", LARGE.values(), ids=LARGE)
 def test_template_cannot_exceed_limits(template):
     tracemalloc.start()
     try:
@@ -129,7 +175,22 @@ def test_template_cannot_exceed_limits(template):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 100 << 20
+    assert peak < 200 << 20
+
+
+def test_long_chat_is_not_rejected():
+    chat = [CHAT[0], *[{**one, "content": one["content"] * 100} for one in CHAT[1:3]] * 500]
+    for template in (
+        *TEMPLATES,
+        "{% set n = namespace(t='') %}{% for m in messages[-40:] %}{% set n.t = n.t ~ m.content %}",
+    ):
+        template += "{% endfor %}{{ n.t }}" if template.endswith("m.content %}") else ""
+        assert rendered(template, chat, SPECIAL, continues=False)
+
+
+def test_macro_can_get_the_loop():
+    template = "{% macro f(loop) %}{{ loop.index }}{% endmacro %}{% for m in messages %}{{ f(loop) }}{% endfor %}"
+    assert rendered(template, CHAT, SPECIAL, continues=False) == "1234"
 
 
 def test_too_long_template_is_rejected():
