@@ -13,9 +13,14 @@ pytest.importorskip("hf_xet")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["1.1.10", "1.2.0"])
 @pytest.mark.parametrize(
-    "tests", [("tests/hubs/test_xet.py",), ("tests/cli/test_interrupts.py", "-k", "xet and python")], ids=" ".join
+    ("version", "tests"),
+    [
+        ("1.1.10", ("tests/hubs/test_xet.py",)),
+        ("1.1.10", ("tests/cli/test_interrupts.py", "-k", "xet and python")),
+        ("1.2.0", ("tests/hubs/test_xet.py",)),
+    ],
+    ids=str,
 )
 def test_transfers_with_an_earlier_hf_xet(version, tests, tmp_path_factory):
     if int(metadata.version("huggingface_hub").partition(".")[0]) >= 2:
