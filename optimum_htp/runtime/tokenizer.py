@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, PreprocessorLoadError
+from optimum_htp.errors import ArgumentError, OptimumHTPError, PreprocessorLoadError
 from optimum_htp.runtime.rejections import check_number
 
 if TYPE_CHECKING:
     import tokenizers
     from numpy.typing import NDArray
 
-__all__ = ["Text", "Tokenizer", "Truncation"]
+__all__ = ["Text", "Tokenizer", "Truncation", "failures_as"]
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
 Text = str | tuple[str, str]
@@ -27,6 +28,22 @@ _CLEANED: Final = (
     (" ' ", "'"),
     *((spaced, spaced[1:]) for spaced in (" n't", " 'm", " 's", " 've", " 're")),
 )
+
+
+@contextmanager
+def failures_as(error: type[OptimumHTPError], what: str, advice: str = "") -> Iterator[None]:
+    """Raise `error` where the `tokenizers` library fails in this block.
+
+    It raises plain Exception. For a panic of its Rust code, pyo3 raises a BaseException that cannot be imported.
+    """
+    try:
+        yield
+    except OptimumHTPError:
+        raise
+    except BaseException as failure:
+        if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
+            raise
+        raise error(f"{what}: {failure}.{advice}") from failure
 
 
 @dataclass(frozen=True)
@@ -107,12 +124,10 @@ class Tokenizer:
                 self.backend.no_truncation()
             else:
                 self.backend.enable_truncation(**truncation)
-        try:
+        with failures_as(ArgumentError, "The text cannot be tokenized"):
             found: list[tokenizers.Encoding] = self.backend.encode_batch(
                 list(texts), add_special_tokens=add_special_tokens
             )
-        except Exception as error:  # `tokenizers` raises plain Exception
-            raise ArgumentError(f"The text cannot be tokenized: {error}.") from error
         return found
 
     def _room(self, texts: Sequence[Text], limit: int, truncation: Truncation, add_special_tokens: bool) -> int:
@@ -153,14 +168,24 @@ class Tokenizer:
         return found
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False, clean_up: bool | None = None) -> str:
-        """Return the text of tokens."""
-        text = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """Return the text of tokens.
+
+        Raises:
+            PreprocessorLoadError: The tokenizer's decoder fails.
+        """
+        with failures_as(PreprocessorLoadError, "The tokens cannot be decoded"):
+            text = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return _cleaned(text) if (self.cleans_up if clean_up is None else clean_up) else text
 
     def text_of(self, tokens: Sequence[str]) -> str:
-        """Return the text of token strings."""
+        """Return the text of token strings.
+
+        Raises:
+            PreprocessorLoadError: The tokenizer's decoder fails.
+        """
         decoder = self.backend.decoder
-        return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
+        with failures_as(PreprocessorLoadError, "The tokens cannot be decoded"):
+            return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
 
 
 def _check_text(text: object) -> None:

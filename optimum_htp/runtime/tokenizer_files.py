@@ -19,7 +19,8 @@ from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.libraries.names import PREPROCESSOR_CONFIGS, TOKENIZER
 from optimum_htp.parsing import json_or_none, parse_json
 from optimum_htp.runtime.rejections import unsupported_preprocessor
-from optimum_htp.runtime.tokenizer import Tokenizer
+from optimum_htp.runtime.tokenizer import Tokenizer, failures_as
+from optimum_htp.runtime.tokenizer_bounds import check_charsmap, check_growth
 from optimum_htp.runtime.tokenizer_classes import (
     CLASS_OF_MODEL_TYPE,
     CLASSES,
@@ -54,12 +55,11 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
     class_name, known = _class_of(settings, config, name)
     if settings.get("from_slow") or (known.rule is not Rule.OFFSETS and _is_rebuilt(class_name, settings)):
         raise _unsupported(name, f"its {_CONFIG} requires a conversion from a slow tokenizer")
-    try:
+    what, advice = f"The {TOKENIZER} of {name} cannot be read", " Upgrade tokenizers or get the file again."
+    with failures_as(PreprocessorLoadError, what, advice):
+        check_charsmap(files[TOKENIZER])
         backend = tokenizers.Tokenizer.from_str(files[TOKENIZER].decode("utf-8"))
-    except Exception as error:  # `tokenizers` raises plain Exception
-        raise PreprocessorLoadError(
-            f"The {TOKENIZER} of {name} cannot be read: {error}. Upgrade tokenizers or get the file again."
-        ) from error
+        check_growth(backend)
     padding, truncation = backend.padding, backend.truncation
     backend.no_padding()
     backend.no_truncation()

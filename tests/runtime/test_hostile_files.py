@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 
@@ -101,6 +102,57 @@ def tokenizer(zoo_export, change):
     files = dict(model.source.files("AutoTokenizer"))
     content = change(json.loads(files["tokenizer_config.json"]))
     return load_tokenizer({**files, "tokenizer_config.json": content.encode()}, model.config, "it")
+
+
+def replacing(text, by, kind="String"):
+    return {"type": "Replace", "pattern": {kind: text}, "content": by}
+
+
+def charsmap(content):
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
+
+
+TWICE = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2, "special_tokens": {}}
+TWICE["pair"] = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+WORDS = {"type": "WordPiece", "unk_token": "a", "continuing_subword_prefix": "##", "vocab": {"a": 0}}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Sequence", "normalizers": [replacing("a", "aa")] * 40}},
+        {"decoder": {"type": "Sequence", "decoders": [replacing("a", "aa")] * 40}},
+        {"post_processor": {"type": "Sequence", "processors": [TWICE] * 40}},
+        {"normalizer": replacing("a", "a" * 9999)},
+        {"normalizer": {"type": "Prepend", "prepend": "a" * 9999}},
+        {"normalizer": charsmap(b"\xfe\xff\xff\xff\1\2\3\4")},
+        {"normalizer": charsmap(b"")},
+        {"model": {**WORDS, "max_input_chars_per_word": 10**9}},
+    ],
+    ids=repr,
+)
+def test_tokenizer_that_makes_long_texts_is_rejected(part, zoo_export):
+    with pytest.raises(PreprocessorLoadError, match=r"tokenizer.json of it cannot be read: .*get the file again"):
+        tokenizer_of(zoo_export, part)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [replacing("(a+)+$", "x", "Regex"), charsmap(b"\4\0\0\0\xff\xff\xff\xff")],
+    ids=["search", "table"],
+)
+def test_panic_of_tokenizers_is_an_error(normalizer, zoo_export):
+    found = tokenizer_of(zoo_export, {"normalizer": normalizer})
+    with pytest.raises(ArgumentError, match="cannot be tokenized"):
+        found.encode(["a" * 5000 + " b"])
+
+
+def tokenizer_of(zoo_export, part):
+    model = load(zoo_export("bert").output)
+    files = dict(model.source.files("AutoTokenizer"))
+    changed_file = json.dumps({**json.loads(files["tokenizer.json"]), **part}).encode()
+    settings = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}).encode()
+    return load_tokenizer({"tokenizer.json": changed_file, "tokenizer_config.json": settings}, model.config, "it")
 
 
 def test_very_large_length_is_valid():
