@@ -27,7 +27,7 @@ _LARGEST_PRECISION: Final = 100  # digits after the point
 _LARGEST_JSON_INDENT: Final = 16  # characters per level
 _LONGEST_DATE_FORMAT: Final = 1 << 10  # characters
 _CALL: Final = 32  # units
-_MACRO: Final = 100  # units, without its nodes
+_MACRO: Final = 100  # units, without its body
 
 _SHALLOW_FILTERS: Final = frozenset(
     (
@@ -87,9 +87,8 @@ def compiled(source: str) -> Template:
 
         def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
             arguments = tuple(map(_listed, arguments))
-            if isinstance(function, (BlockReference, LoopContext, Macro)):  # Loops inside are counted separately.
-                is_loop = isinstance(function, LoopContext)
-                spend(_MACRO + (size * sum(map(units, arguments)) if is_loop else size))
+            if isinstance(function, (BlockReference, LoopContext, Macro)):
+                spend(_MACRO + sum(map(units, arguments)))
             else:
                 _check_call(function, [*arguments, *named.values()])
             return created(super().call(context, function, *arguments, **named))
@@ -100,10 +99,18 @@ def compiled(source: str) -> Template:
     class Measured(NodeTransformer):
         """Adds filters, because a template can give another meaning to names, but not to filters."""
 
-        def visit_For(self, node: Any) -> Any:  # noqa: N802 - jinja2's names
-            body = sum(1 for one in (*node.body, *filter(None, [node.test])) for _ in one.find_all(nodes.Node))
+        def visit_Macro(self, node: Any) -> Any:  # noqa: N802 - jinja2's names
+            size = size_of(node.body)
             self.generic_visit(node)
-            node.iter = filtered("counted!", node.iter, nodes.Const(1 + body))
+            node.body.insert(0, nodes.ExprStmt(filtered("spent!", nodes.Const(size))))
+            return node
+
+        visit_CallBlock = visit_Block = visit_Macro  # noqa: N815
+
+        def visit_For(self, node: Any) -> Any:  # noqa: N802
+            test = size_of(filter(None, [node.test]))
+            self.visit_Macro(node)
+            node.iter = filtered("counted!", node.iter, nodes.Const(1 + test))
             return node
 
         def visit_Concat(self, node: Any) -> Any:  # noqa: N802
@@ -139,6 +146,9 @@ def compiled(source: str) -> Template:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
+    def size_of(parts: Iterable[Any]) -> int:
+        return sum(1 for one in parts for _ in one.find_all(nodes.Node))
+
     def filtered(name: str, value: Any, *arguments: Any) -> Any:
         return nodes.Filter(value, name, list(arguments), [], None, None)
 
@@ -155,15 +165,13 @@ def compiled(source: str) -> Template:
         name: _measured_filter(name, filters[name]) for name in sorted(_SHALLOW_FILTERS | _DEEP_FILTERS)
     }
     environment.filters |= {"counted!": _counted, "concatenated!": _concatenated, "created!": created}
-    environment.filters["read!"] = lambda value: read(_listed(value))
+    environment.filters |= {"read!": lambda value: read(_listed(value)), "spent!": spend}
     tests: dict[str, Any] = environment.tests
     environment.tests = {name: _measured_test(name, one) for name, one in tests.items()}
     del environment.globals["lipsum"]  # It generates text of any length.
     environment.globals["raise_exception"] = _reject
     environment.globals["strftime_now"] = _now
-    tree = environment.parse(source)
-    size = sum(1 for _ in tree.find_all(nodes.Node))
-    tree = Measured().visit(tree)
+    tree = Measured().visit(environment.parse(source))
     for node in tree.find_all(nodes.Node):
         node.environment = environment
     tree.set_lineno(1)
