@@ -37,6 +37,12 @@ lean, options = read_without_weights(source), SessionOptions()
 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(lean.file.parent))
 """
 OPTIMUM = "Optimum, from a folder with configs"
+IMPORTED = """
+import optimum_htp.loading.direct, optimum_htp.loading.mapped, optimum_htp.loading.ort_model
+import optimum_htp.loading.other_commits, optimum_htp.loading.preprocessors
+from optimum_htp import plugins
+plugins.hub()
+"""
 MODEL = "O.from_pretrained(source)"
 TEXT = "ORTModelForFeatureExtraction"
 
@@ -82,13 +88,15 @@ def first_loads(
     yield paired(f"{name}: peak memory", peaks, peer, unit="MiB", target=memory_target)
 
 
-def floor(file: Path, folder: Path, load: str, runs: int) -> Row:
-    """Compare the minimum for any load, a mapped session and a tokenizer, with Optimum's load of both."""
+def parts(file: Path, folder: Path, load: str, runs: int) -> Iterator[Row]:
+    """Compare with Optimum's first load: a mapped session with a tokenizer, and a load after imports."""
     session = "InferenceSession(lean.content, options, providers=['CPUExecutionProvider'])"
     alone = f"({session}, AutoTokenizer.from_pretrained({str(folder)!r}))"
     theirs = f"from optimum.onnxruntime import {TEXT} as O; from transformers import AutoTokenizer"
     pairs = [(fresh(file, FLOOR, alone)[0], fresh(folder, theirs, load)[0]) for _ in range(runs)]
-    return paired("ONNX Runtime's session and transformers' tokenizer alone, first load", pairs, OPTIMUM)
+    yield paired("ONNX Runtime's session and transformers' tokenizer alone, first load", pairs, OPTIMUM)
+    pairs = [(fresh(file, theirs + IMPORTED, load)[0], fresh(folder, theirs, load)[0]) for _ in range(runs)]
+    yield paired("MiniLM + tokenizer, first load, with the modules of optimum-htp imported", pairs, OPTIMUM)
 
 
 def inference(file: Path, folder: Path, loads: int) -> Iterator[Row]:
@@ -163,7 +171,7 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from first_loads(
             "MiniLM + tokenizer, first load", text, adjacent, TEXT, runs, load=both, time_target=0.5
         )
-        yield floor(text, adjacent, both, runs)
+        yield from parts(text, adjacent, both, runs)
         yield from inference(text, adjacent, 1 if quick else 9)
         task = "text2text-generation-with-past"
         layers = 2 if quick else 6

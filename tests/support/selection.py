@@ -26,7 +26,8 @@ OF_THE_STACK = (
 # own code and commands. They run with one stack.
 OF_NO_STACK = (
     *("benchmarks", "cluster", "display", "exit_codes", "hostile_files", "hostile_names", "hostile_onnxfiles"),
-    *("manual", "masking", "metadata", "onnxfile", "onnxfile_properties", "onnxfile_writes", "outputs", "parsing"),
+    *("manual", "masking", "metadata", "onnxfile", "onnxfile_properties", "onnxfile_writes", "outputs"),
+    *("page_access", "parsing", "report_page"),
     *("public_names", "publishing", "publishing_links", "publishing_readers", "release_action", "reliability"),
     *("replacing", "replacing_rights", "replacing_together", "run_command", "structure"),
 )
