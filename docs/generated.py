@@ -35,12 +35,15 @@ def helps() -> Iterator[tuple[str, str]]:
     from optimum_htp.cli.group import commands
 
     os.environ["COLUMNS"] = WIDTH
+    arguments = sys.argv
     known = {"export htp": (HTPExportCommand, HTPExportCommand.COMMAND.help)}
     known |= {f"htp {entry.name}": (entry.load(), entry.help) for entry in commands()}
     for name, (command, text) in known.items():
+        sys.argv = ["optimum-cli", *name.split()]  # The destinations of an export are options of its own command only.
         parser = ArgumentParser(f"optimum-cli {name}")
         command.parse_args(parser)
         command.describe(parser, text)
+        sys.argv = arguments
         yield name, parser.format_help()
 
 

@@ -227,7 +227,9 @@ class UnknownModuleError(OptimumHTPError, LookupError):
     @classmethod
     def of(cls, pattern: str, nearest: Sequence[str], where: object) -> UnknownModuleError:
         """Return the error with the nearest patterns in its message; `where` is the file or folder."""
-        hint = f" Near it: {', '.join(nearest)}." if nearest else ""
+        hint = (
+            f" Did you mean {', '.join(nearest[:-1])}{' or ' if nearest[1:] else ''}{nearest[-1]}?" if nearest else ""
+        )
         return cls(
             f"{where} has no module and no class that matches {pattern!r}.{hint} `optimum-cli htp info --tree` lists "
             "all modules.",

@@ -56,7 +56,8 @@ def _lines(stack: Stack) -> Iterator[str]:
     if not stack.breaks:
         yield "No bridge is needed: optimum-onnx supports this transformers."
     elif stack.enabled:
-        yield f"{len(bridged)} of {len(stack.breaks)} known breaks between optimum-onnx and transformers are bridged:"
+        known = f"{len(stack.breaks)} known incompatibilities between optimum-onnx and transformers"
+        yield f"{len(bridged)} of {known} are bridged:"
     for item in bridged:
         yield f"  {item['name']} ({item['module']}): {item['summary']}"
     for module, fault in stack.faults.items():

@@ -55,7 +55,7 @@ class FilesCommand(Command):
         self.partial = {"files": [], "failed": len(files)}
         if not self.takes_urls and (urls := [file for file in files if "://" in file]):
             raise ArgumentError(
-                f"{urls[0]} is a URL; only `optimum-cli htp info` reads URLs. Download the file first: `hf download "
+                f"{urls[0]} is a URL, which this command does not read. Download the file first: `hf download "
                 "ORG/REPO FILE --local-dir .`"
             )
         work = self.prepare(files)

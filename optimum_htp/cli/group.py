@@ -24,14 +24,18 @@ _COMMANDS: Final = tuple(
         ("embed", "stamping", "Embed config and preprocessor files into ONNX files with a record."),
         ("env", "env", "Print the installed versions and the incompatibilities that are bridged."),
         ("extract", "modules", "Write one module of an ONNX file as a separate ONNX model."),
-        ("info", "info", "Show the source model of ONNX files, also of files on a Hub (hf://)."),
+        ("info", "info", "Show record, inputs, outputs and modules of ONNX files; of a URL, the record."),
         ("inject", "stamping", "Add a record of the source model to existing ONNX files."),
         ("nodes", "modules", "Print the names of the nodes of modules, selected by path, glob or class."),
         ("report", "info", "Write a report about ONNX files: .json, .md or .html."),
         ("run", "run", "Run an ONNX file on texts or images, without PyTorch."),
         ("strip", "stamping", "Remove all metadata of this package from ONNX files."),
         ("tag", "stamping", "Tag each node with its module of the PyTorch model."),
-        ("unembed", "stamping", "Remove embedded config and preprocessor files from ONNX files, and extract them."),
+        (
+            "unembed",
+            "stamping",
+            "Remove embedded config and preprocessor files from ONNX files; with -o, extract them.",
+        ),
         (
             "verify",
             "verify",
@@ -44,7 +48,7 @@ _COMMANDS: Final = tuple(
 class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
     """Prints its help if no command is given."""
 
-    COMMAND = CommandInfo(name="htp", help="Read, write and check records of the source model in ONNX files.")
+    COMMAND = CommandInfo(name="htp", help="Export, run, inspect, verify, compare and push ONNX files.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -55,14 +55,15 @@ def add_json_argument(parser: Any) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON document on standard output.")
 
 
-def add_jobs_argument(parser: Any, default: int | None = None) -> None:
-    """Declare `--jobs`; the default is one job per core."""
+def add_jobs_argument(parser: Any, cores: int = 1) -> None:
+    """Declare `--jobs`; by default, a job has this number of cores."""
+    share = "number of cores" if cores == 1 else f"number of cores divided by {cores}"
     parser.add_argument(
         "--jobs",
         type=integer(1),
-        default=default or os.cpu_count() or 1,
+        default=max(1, (os.cpu_count() or 1) // cores),
         metavar="N",
-        help="Number of files or models to process in parallel.",
+        help=f"Number of files or models to process in parallel (default: {share}).",
     )
 
 
@@ -71,7 +72,8 @@ def add_force_argument(parser: Any) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="Replace an existing output file of another kind. ONNX files and input files are never replaced.",
+        help="Let an output such as a report replace an existing file of another kind, but never an ONNX file or an "
+        "input file.",
     )
 
 

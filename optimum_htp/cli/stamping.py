@@ -174,7 +174,7 @@ class UnembedCommand(FilesCommand):
 
     def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return the removed files, for JSON."""
-        return {"taken_out": [dataclasses.asdict(file) for file in outcome.value]}
+        return {"removed": [dataclasses.asdict(file) for file in outcome.value]}
 
 
 class StripCommand(FilesCommand):

@@ -38,8 +38,9 @@ class VerifyCommand(FilesCommand):
         "htp verify --weights out/*.onnx --json",
     )
     exit_codes = (
-        "0 valid, 1 invalid or an error, 2 wrong arguments, 3 the model does not match the graph or a weight is not "
-        "from the commit, 4 the Hub cannot be reached, 5 a weight cannot be checked"
+        "0 valid, 1 invalid or an error, 2 wrong arguments, 3 the model does not match the graph, the repo's weight "
+        "files have changed, or a weight is not from the commit, 4 the Hub cannot be reached, 5 a weight cannot be "
+        "checked"
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,7 +56,9 @@ class VerifyCommand(FilesCommand):
             action="store_true",
             help="Check every weight against the tensors of the commit; downloads only the tensors it needs.",
         )
-        parser.add_argument("-m", "--model", help=f"{MODEL} With --weights: replaces the recorded model.")
+        parser.add_argument(
+            "-m", "--model", help=f"{MODEL} Requires --weights, which then checks this model and not the record."
+        )
         parser.add_argument("--revision", help=f"{REVISION} Requires --model.")
         add_hub_arguments(parser)
 

@@ -145,7 +145,7 @@ def refuse_foreign_configs(staged: Path, output: Path, names: Sequence[str]) -> 
         if not there.name.endswith(".onnx_data") and not filecmp.cmp(path, there, shallow=False):
             raise ExportError(
                 f"{output} contains another model ({others[0]}) with its own {there.name}, which this export would "
-                "replace. Name another output folder."
+                "replace. Pass another output folder."
             )
 
 

@@ -79,8 +79,8 @@ def refuse_link_out(path: Path, folder: Path, files: Sequence[OnnxFile]) -> None
     real = path.resolve()
     if allowed.isdisjoint(real.parents):
         raise ArgumentError(
-            f"{path} is a link out of {folder}, to {real}, whose content would be published. Replace the link "
-            "with a copy, or delete it."
+            f"{path} is a link to {real}, outside of {folder}. A push would publish that file. Replace the link with "
+            "a copy, or delete it."
         )
 
 

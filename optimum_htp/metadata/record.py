@@ -42,7 +42,7 @@ class ExportMetadata:
         kinds.COUNT,
         "always",
         "loaders",
-        "version of the format: `1`; None in files of older tools",
+        "version of the format: `1`; absent in files of older tools",
         default=METADATA_VERSION,
         is_needed=True,
     )
@@ -116,11 +116,14 @@ class ExportMetadata:
         default=(),
     )
     config_files: tuple[str, ...] | None = key(
-        kinds.LIST, "`hub`, if listed", "loaders, `verify`", "the repo's config and preprocessor files at the commit"
+        kinds.LIST,
+        "`hub`, if the Hub lists files",
+        "loaders, `verify`",
+        "the repo's config and preprocessor files at the commit",
     )
     weight_files: Mapping[str, str] | None = key(
         kinds.DIGESTS,
-        "`hub`, if stated",
+        "`hub`, if the Hub reports digests",
         "`verify`",
         "the weight files that loaders read at the commit: name to the sha256 from the Hub (Git LFS)",
     )
@@ -159,7 +162,7 @@ class ExportMetadata:
         kinds.PATH,
         "several files, except the one that contains them",
         "loaders",
-        "the file of `hf_onnx_files` that contains them; None if this file does",
+        "the file of `hf_onnx_files` that contains them; absent if this file does",
         is_needed=True,
     )
     submodule: str | None = key(

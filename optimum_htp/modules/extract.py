@@ -158,7 +158,7 @@ class CuttableModel:
         if len(found) > 1:
             shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
             raise ArgumentError(
-                f"{pattern!r} matches {len(found)} modules of {self.path} ({shown}). Name one of them."
+                f"{pattern!r} matches {len(found)} modules of {self.path} ({shown}). Pass one of them."
             )
         return found[0]
 

@@ -227,7 +227,7 @@ def _origin(
         if record.hub_id is None:
             made_from = f" made from {record.base_models}" if record.base_commits else ""
             raise UnprovableWeightsError(
-                f"{path} is of a local model{made_from}, so there is no commit to compare with. Name a folder or a "
+                f"{path} is of a local model{made_from}, so there is no commit to compare with. Pass a folder or a "
                 "model with --model."
             )
         provider = record.hub_provider
@@ -242,7 +242,7 @@ def _origin(
             folder = source.folder if isinstance(source, HubSource) else source.path
             if folder is None or not folder.is_dir():
                 raise UnprovableWeightsError(
-                    f"{model} is not a folder. Name the folder that contains the model's weights."
+                    f"{model} is not a folder. Pass the folder that contains the model's weights."
                 )
             names = names_below(folder)
             part = record.onnx_file if record is not None else None

@@ -89,12 +89,12 @@ def copy_data(path: Path, output: Path) -> None:
         try:
             path_below(output.parent, Path(name))
         except OSError as error:
-            raise OnnxWriteError(f"{error}. Name another output folder.") from error
+            raise OnnxWriteError(f"{error}. Pass another output folder.") from error
         if target.exists():
             if filecmp.cmp(source, target, shallow=False):
                 continue
             raise OnnxWriteError(
-                f"{target} already exists, and is not the data of {path}. Name another output folder."
+                f"{target} already exists, and is not the data of {path}. Pass another output folder."
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

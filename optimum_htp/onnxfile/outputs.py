@@ -69,29 +69,29 @@ def check_output(
     except (FileNotFoundError, NotADirectoryError):
         status = None
     except (OSError, ValueError) as error:
-        raise OnnxReadError(f"{path} cannot be used as an output: {error}. Name another file.") from error
+        raise OnnxReadError(f"{path} cannot be used as an output: {error}. Pass another file.") from error
     if any(_is_same(path, file) for file in files):
-        raise ProtectedFileError(f"{path} is a file that this command reads. Name another output.")
+        raise ProtectedFileError(f"{path} is a file that this command reads. Pass another output.")
     if kind is not ONNX and path.suffix.lower() == _SUFFIX:
         raise ProtectedFileError(
-            f"{path} is the name of an ONNX file, but the output is {kind.name}. Name another output."
+            f"{path} is the name of an ONNX file, but the output is {kind.name}. Pass another output."
         )
     if status is None:
         return path
     if stat.S_ISDIR(status.st_mode):
-        raise ProtectedFileError(f"{path} is a folder. Name a file for {kind.name}.")
+        raise ProtectedFileError(f"{path} is a folder. Pass a file for {kind.name}.")
     if not stat.S_ISREG(status.st_mode):
-        raise ProtectedFileError(f"{path} is not a regular file. Name another output.")
+        raise ProtectedFileError(f"{path} is not a regular file. Pass another output.")
     if status.st_size == 0:  # An empty file.
         return path
     if not os.access(path, os.R_OK):
-        raise OnnxReadError(f"{path} exists but cannot be read, so it is not replaced. Name another output.")
+        raise OnnxReadError(f"{path} exists but cannot be read, so it is not replaced. Pass another output.")
     if kind is not ONNX and _is_onnx(path):
-        raise ProtectedFileError(f"{path} is an ONNX file, but the output is {kind.name}. Name another output.")
+        raise ProtectedFileError(f"{path} is an ONNX file, but the output is {kind.name}. Pass another output.")
     is_kind = kind.is_kind(path)
     for file in files:
         if not (is_kind and file.is_dir()) and any(_is_same(path, data) for data in _belonging(file)):
-            raise ProtectedFileError(f"{path} is a file that this command reads. Name another output.")
+            raise ProtectedFileError(f"{path} is a file that this command reads. Pass another output.")
     if is_kind:
         return path
     if not force:
@@ -104,7 +104,7 @@ def refuse_same_outputs(*paths: Path | None) -> None:
     """Raise ProtectedFileError if two of the outputs are the same file."""
     for other, path in combinations((path for path in paths if path is not None), 2):
         if _is_same(path, other) or _real(path).casefold() == _real(other).casefold():
-            raise ProtectedFileError(f"{path} is named for two outputs. Name a different file for each.")
+            raise ProtectedFileError(f"{path} is named for two outputs. Pass a different file for each.")
 
 
 def write_document(

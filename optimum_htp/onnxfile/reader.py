@@ -89,7 +89,7 @@ def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWind
     except (OSError, ValueError) as error:  # An invalid name, links in a loop, or a folder without permission.
         raise _unreadable(path, error) from error
     if stat.S_ISDIR(mode):
-        raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file. Name a file inside it.")
+        raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file. Pass a file inside it.")
     if not stat.S_ISREG(mode):  # Opening a pipe would wait for a writer.
         raise InvalidOnnxFileError(f"{path} is not a regular file. Name an ONNX file.")
     try:

@@ -58,9 +58,9 @@ def staging_folder(output: Path) -> Iterator[Path]:
         UnfinishedExportError: The output has a hidden folder (see `replace_files`) that is not this user's.
     """
     if output.is_symlink() and not output.exists():
-        raise ExportError(f"{output} is a link without a target. Name another output path.")
+        raise ExportError(f"{output} is a link without a target. Pass another output path.")
     if output.exists() and not output.is_dir():
-        raise ExportError(f"{output} is a file, not a folder. Name another output path.")
+        raise ExportError(f"{output} is a file, not a folder. Pass another output path.")
     refuse_shared(output)
     with ExitStack() as held:
         try:
@@ -70,7 +70,7 @@ def staging_folder(output: Path) -> Iterator[Path]:
             folder = _own_folder(parent, held)
         except OSError as error:
             raise ExportError(
-                f"{output} cannot be written: {error.strerror or error}. Name another output path."
+                f"{output} cannot be written: {error.strerror or error}. Pass another output path."
             ) from error
         yield folder
 

@@ -94,7 +94,7 @@ class Checkpoint:
             )
         raise ConfigFileNotFoundError(
             f"{self.source.reference} has no {CONFIG} at {self.source.commit}, so it does not contain a Hugging Face "
-            "model. Name the repo of the model, or with --revision a commit with a config."
+            "model. Pass the repo of the model, or with --revision a commit with a config."
         )
 
     def refuse_code(self) -> None:
@@ -238,7 +238,7 @@ def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> N
 def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
     path = source.path
     if path is None or not path.is_dir():
-        raise ExportError(f"{path} is not a folder. Name the folder that contains the model's config.json.")
+        raise ExportError(f"{path} is not a folder. Pass the folder that contains the model's config.json.")
     checkpoint = _opened(source, path, names_below(path), library, complete=True)
     _refuse_adapter(checkpoint)
     checkpoint.require_config()

@@ -157,7 +157,8 @@ def _input(model: Model, text: str, parameters: Mapping[str, Any], *, is_chat: b
     if model.task == "question-answering" and not isinstance(given, dict):
         return {"question": text, "context": options.pop("context", None)}, options
     if model.task == "sentence-similarity" and isinstance(given, dict):
-        return given.get("source"), {**options, "sentences": given.get("sentences")}
+        source = given.get("source", given.get("source_sentence"))  # The second is the name in Hugging Face's API.
+        return source, {**options, "sentences": given.get("sentences")}
     return given if isinstance(given, dict) else text, options
 
 

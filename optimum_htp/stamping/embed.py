@@ -222,10 +222,10 @@ def _source(
         return _commit(record, access)
     folder = folder if folder is not None else model_root(path, record)
     if not folder.is_dir():
-        raise EmbeddedFilesError(f"{folder} is not a folder. Name the folder that contains the model's config.json.")
+        raise EmbeddedFilesError(f"{folder} is not a folder. Pass the folder that contains the model's config.json.")
     content = read_json(folder / CONFIG)
     if isinstance(content, dict) and (reason := mismatch(content, record, path)) is not None:
-        raise MismatchError(f"{folder / CONFIG} is not the config of {path}: {reason}. Name the folder of its model.")
+        raise MismatchError(f"{folder / CONFIG} is not the config of {path}: {reason}. Pass the folder of its model.")
     return folder, tuple(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
 
 
@@ -281,9 +281,9 @@ def _write(found: EmbeddedFiles, folder: Path) -> None:
     for name, content in contents.items():
         target = folder / name
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise OnnxWriteError(f"{target} is behind a link to another folder. Name another output folder.")
+            raise OnnxWriteError(f"{target} is behind a link to another folder. Pass another output folder.")
         if target.exists() and (not target.is_file() or target.read_bytes() != content):
-            raise OnnxWriteError(f"{target} exists and has other content. Name another output folder.")
+            raise OnnxWriteError(f"{target} exists and has other content. Pass another output folder.")
     try:
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

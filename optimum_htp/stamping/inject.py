@@ -117,7 +117,7 @@ class Injection:
         reason = graph_mismatch(checkpoint.config, task, graph, checkpoint.library, self._parameters)
         if reason is not None and not force:
             reason = f"{path} does not match {self._name}: {reason}"
-            raise MismatchError(f"{reason}. Name the right model, or pass --force.")
+            raise MismatchError(f"{reason}. Pass the right model, or pass --force.")
         if path not in self.seen:  # A file may be checked for several tasks.
             self.seen.add(path)
             warn_of_traces(path, graph)

@@ -134,7 +134,7 @@ class Tagger:
             reason = graph_mismatch(checkpoint.config, _task_of(header), graph, checkpoint.library)
             if reason is not None:
                 raise MismatchError(
-                    f"{path} does not match {self._model}: {reason}. Nothing was written. Name the right model, or "
+                    f"{path} does not match {self._model}: {reason}. Nothing was written. Pass the right model, or "
                     "pass --force."
                 )
         tree = _tree_in(graph, whole)
@@ -144,7 +144,7 @@ class Tagger:
             name = graph.nodes[0].name or graph.nodes[0].op_type
             raise MismatchError(
                 f"None of the {len(graph.nodes)} nodes has a name that contains a module{whose}; an example is "
-                f"{name[:_SHOWN]!r}. Nothing was written. Name the file that it was made from with --from, or export "
+                f"{name[:_SHOWN]!r}. Nothing was written. Pass the file that it was made from with --from, or export "
                 "the model again: only PyTorch 1.13 and newer write module names into nodes."
             )
         return assignment
@@ -166,7 +166,7 @@ class Tagger:
         if share < _RELATED and not self._force:
             raise MismatchError(
                 f"{path} does not seem to be derived from {self._original}: they share the names of only {share:.0%} "
-                "of the values. Nothing was written. Name the right file, or pass --force."
+                "of the values. Nothing was written. Pass the right file, or pass --force."
             )
         return assign_rewritten([Original(original, known)], graph, ScopeResolver(tree), tree)
 

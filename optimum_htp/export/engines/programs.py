@@ -167,7 +167,7 @@ def warn_of_fixed_sizes(name: str, programs: Mapping[str, onnx_ir.Model]) -> Non
     if (value := next(fixed, None)) is not None:
         logger.warning(
             "The graph of %s accepts %s of %s only, because the model's code fixed a size during tracing. Set it with "
-            "--batch_size and --sequence_length.",
+            "--batch-size and --sequence-length.",
             name,
             value.name,
             " x ".join(str(size) for size in value.shape or ()),

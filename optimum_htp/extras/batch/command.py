@@ -17,6 +17,7 @@ from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
 from optimum_htp.cli.options import add_force_argument, add_jobs_argument, add_json_argument
 from optimum_htp.cli.parser import UNAVAILABLE, integer, number, path
 from optimum_htp.extras.push.command import add_push_options, privacy
+from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
     from optimum_htp.extras.batch.cluster import ClusterExecutor
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchCommand"]
 
 # Arguments of an export that a list sets per model, or that a batch does not have.
+logger = get_logger(__name__)
 _NOT_COMMON: Final = {*NOT_OPTIONS, "help", "revision"}
 _ACCESS: Final = ("cache_dir", "local_files_only", "force_download")
 _DIFFERENT: Final = 3
@@ -62,7 +64,7 @@ class BatchCommand(Command):
         )
         group = parser.add_argument_group("Instead of LIST")
         sources = group.add_mutually_exclusive_group()
-        sources.add_argument("--collection", metavar="SLUG", help="Models of a collection.")
+        sources.add_argument("--collection", metavar="ORG/SLUG", help="Models of a collection.")
         sources.add_argument("--author", help="Models of a user or an organization.")
         sources.add_argument(
             "--from-manifest",
@@ -83,10 +85,14 @@ class BatchCommand(Command):
             help="Export on this Dask cluster: address of the scheduler, or scheduler file.",
         )
         group.add_argument(
-            "--journal", type=path, metavar="FILE", help="File for the results (default: batch.jsonl in the output)."
+            "--journal",
+            type=path,
+            metavar="FILE",
+            help="File for the results (default: batch.jsonl in the output folder, or in the current folder if the "
+            "output is a URL).",
         )
         add_force_argument(group)
-        add_jobs_argument(group, default=max(1, (os.cpu_count() or 1) // 2))
+        add_jobs_argument(group, cores=2)
         group.add_argument("--timeout", type=number(positive=True), metavar="SECONDS", help="Time limit of an export.")
         group.add_argument("--memory", type=_bytes, metavar="SIZE", help="Memory limit of an export, such as 8GB.")
         group.add_argument("--retry-failed", action="store_true", help="Export failed models of an earlier run again.")
@@ -95,8 +101,8 @@ class BatchCommand(Command):
         group.add_argument(
             "--push-to-hub",
             metavar="REPO",
-            help="Push each export to a separate repo: REPO contains {name}, optionally {org}, of the model; an owner "
-            "alone means OWNER/{name}-onnx.",
+            help="Push each export to its own repo: REPO is a pattern with {name} and optionally {org} of the model; "
+            "an owner alone means OWNER/{name}-onnx.",
         )
         add_push_options(group)
         exports = ArgumentParser(add_help=False)
@@ -249,7 +255,6 @@ def _executor(args: Namespace) -> ProcessExecutor | ClusterExecutor:
 
 def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess, limit: Limit) -> list[Job]:
     """Return the jobs of a list, a collection or an author; wait if the Hub limits requests."""
-    from optimum_htp.cli.display import show_error
     from optimum_htp.errors import ArgumentError
     from optimum_htp.extras.batch.jobs import jobs_from_lines, jobs_of_hub, lines_of_text, read_jobs
     from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
@@ -262,7 +267,7 @@ def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess, limit:
     if args.collection is not None:
         names, others = limit.kept(lambda: models_of_collection(args.collection, access))
         if others:
-            show_error(f"{args.collection}: {others} items are not models, and are skipped")
+            logger.warning("%s: %d items are not models and are skipped.", args.collection, others)
         return jobs_of_hub(names, f"the collection {args.collection}", options)
     if args.list == "-":
         return jobs_from_lines(lines_of_text(sys.stdin.read(), "standard input"), "standard input", options)

@@ -196,7 +196,7 @@ class Batch:
             return lock.acquire(timeout=0)
         except Timeout:
             raise ArgumentError(
-                f"Another batch writes to {journal}. Wait until it ends, or pass another folder with -o."
+                f"Another batch writes to {journal}. Wait until it ends, or pass another file with --journal."
             ) from None
 
     def _done(self, job: Job) -> JobResult:

@@ -22,7 +22,9 @@ class EndpointCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("file", metavar="FILE", help="A stamped ONNX file, or the folder of a model's files.")
+        parser.add_argument(
+            "file", metavar="FILE", help="An ONNX file with a record, or the folder of a model's files."
+        )
         parser.add_argument(
             "-o", "--output", metavar="FOLDER", help="Folder to write to (default: the folder of the model)."
         )

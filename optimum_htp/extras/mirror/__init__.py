@@ -14,7 +14,7 @@ def optimum_htp_commands() -> Sequence[CommandEntry]:
     return [
         CommandEntry(
             "mirror",
-            "Put what loading needs of a commit on a mirror, for OPTIMUM_HTP_MIRRORS to name.",
+            "Copy the files of a commit to a mirror (see OPTIMUM_HTP_MIRRORS); with --weights also the weights.",
             f"{__name__}.command:MirrorCommand",
         )
     ]

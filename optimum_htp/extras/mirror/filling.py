@@ -52,7 +52,7 @@ def mirror_model(model: str, url: str, access: HubAccess, *, weights: bool = Fal
     if source.info is None:
         raise HubUnreachableError(
             f"The files of {source.repo_id} at {source.commit} are unknown, because no request was sent to the Hub: "
-            f"{source.reason}"
+            f"{source.reason} Allow the request, and run the command again."
         )
     place = MirrorFolder.at(url)
     wanted = MirrorManifest(source.provider, source.repo_id, source.commit, commit_files=frozenset(source.info.files))
@@ -89,7 +89,7 @@ def _source(model: str, access: HubAccess) -> tuple[HubSource, str | None]:
     else:
         record = read_record(model)
         if record is None or record.model_type != "hub":
-            raise ArgumentError(f"{model} is not an export of a model of a Hub, so there is nothing to mirror.")
+            raise ArgumentError(f"{model} has no record of a model on a Hub. Pass a repo id.")
         prefix = "" if record.hub_provider is None else f"{record.hub_provider}://"
         found, library = (
             locate(f"{prefix}{record.hub_id}", record.hub_sha or record.hub_revision, access),

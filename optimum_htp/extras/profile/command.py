@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from typing import Final
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json, wrapped
@@ -10,6 +11,21 @@ from optimum_htp.cli.options import add_force_argument, add_json_argument
 from optimum_htp.cli.parser import integer
 
 __all__ = ["ProfileCommand"]
+
+_SHAPES: Final = {
+    "batch_size": "Batch size of the generated inputs.",
+    "sequence_length": "Number of tokens in a generated text.",
+    "num_choices": "Number of choices in a generated question.",
+    "width": "Width of generated images, in pixels.",
+    "height": "Height of generated images, in pixels.",
+    "num_channels": "Number of channels of generated images.",
+    "point_batch_size": "Number of groups of generated points.",
+    "nb_points_per_image": "Number of generated points for each image.",
+    "visual_seq_length": "Number of image features in a generated sequence.",
+    "feature_size": "Number of features in each frame of generated audio.",
+    "nb_max_frames": "Number of frames of generated audio.",
+    "audio_sequence_length": "Number of samples of generated audio.",
+}
 
 
 class ProfileCommand(Command):
@@ -42,7 +58,7 @@ class ProfileCommand(Command):
         group = parser.add_argument_group("Input shapes")
         for name in _shape_names():
             group.add_argument(
-                f"--{name}", type=integer(1), metavar="N", help=f"{name.replace('_', ' ').capitalize()} of the inputs."
+                f"--{name}", type=integer(1), metavar="N", help=_SHAPES.get(name, f"{name} of the generated inputs.")
             )
 
     def execute(self) -> None:

@@ -24,7 +24,7 @@ def optimum_htp_commands() -> Sequence[CommandEntry]:
     return [
         CommandEntry(
             "push",
-            "Push stamped ONNX files to the Hugging Face Hub, with a model card, in one commit.",
+            "Push ONNX files with a record to the Hugging Face Hub, with a model card, in one commit.",
             f"{__name__}.command:PushCommand",
         )
     ]

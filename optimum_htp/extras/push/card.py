@@ -31,9 +31,9 @@ from optimum_htp.report.texts import json_text
 
 __all__ = ["Pushed", "completed_card"]
 
-_BEGIN: Final = "<!-- optimum-htp: begin. What is between these two lines is written anew by each push. -->"
+_BEGIN: Final = "<!-- optimum-htp: begin. Each push replaces the text between these two lines. -->"
 _END: Final = "<!-- optimum-htp: end -->"
-_OURS: Final = re.compile(re.escape(_BEGIN) + r".*?" + re.escape(_END), re.DOTALL)
+_OURS: Final = re.compile(r"<!-- optimum-htp: begin\.[^\n]*?-->.*?" + re.escape(_END), re.DOTALL)
 _HUB: Final = "https://huggingface.co"
 _FILES: Final = "optimum-htp: files "
 _NOTE: Final = re.compile(f"<!-- {_FILES}(.*?) -->")
@@ -184,7 +184,7 @@ def _section(
             "",
             "## Files",
             "",
-            *heading(["file", "task", "opset", "size", "nodes", "whose module is known"]),
+            *heading(["file", "task", "opset", "size", "nodes", "nodes with a module"]),
             *(entries[name].row for name in sorted(entries)),
             "",
             *(tables[name] for name in sorted(tables)),
@@ -202,7 +202,7 @@ def _origin(record: ExportMetadata) -> str:
     return (
         f"ONNX export of {model}{commit}, for `{as_cell(record.task)}`"
         f"{f' ({as_cell(record.model_class)})' if record.model_class else ''}, made with optimum-htp "
-        f"{as_cell(record.export_version)}. Each file says so itself: `optimum-cli htp info FILE`."
+        f"{as_cell(record.export_version)}. Each file contains this record: `optimum-cli htp info FILE`."
     )
 
 

@@ -28,10 +28,10 @@ class PushCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("files", nargs="+", metavar="FILE", help="Stamped ONNX files, or folders of them.")
+        parser.add_argument("files", nargs="+", metavar="FILE", help="ONNX files with a record, or folders of them.")
         parser.add_argument("repo", metavar="REPO", help="Repo on the Hub (ORG/NAME); created if missing.")
         add_push_options(parser)
-        parser.add_argument("--message", help="Message of the commit (default: names the files).")
+        parser.add_argument("--message", help='Message of the commit (default: "Add" and the file names).')
         add_json_argument(parser)
         add_hub_arguments(parser)
 

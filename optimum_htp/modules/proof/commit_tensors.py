@@ -256,7 +256,7 @@ def _safetensors(chosen: Sequence[str], name: str, part: str | None) -> list[str
     others = ", ".join(file for file in chosen if not file.endswith(".json")) or "none"
     raise UnprovableWeightsError(
         f"{name} has no safetensors (weights: {others}). Its other formats are pickles, which are never loaded, so "
-        "nothing was downloaded. Name a revision with safetensors with --model, such as the conversion that the Hub "
+        "nothing was downloaded. Pass a revision with safetensors with --model, such as the conversion that the Hub "
         "offers as refs/pr/N."
     )
 
@@ -268,6 +268,6 @@ def _checked(
     if packed := next((key for key in tensors if key.endswith(_PACKED)), None):
         raise UnprovableWeightsError(
             f"{name} is quantized ({packed} of {parent_of(packed)} is packed), so it does not contain an export's "
-            "weights. Name the model that it was quantized from with --model."
+            "weights. Pass the model that it was quantized from with --model."
         )
     return tensors
