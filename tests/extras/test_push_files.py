@@ -69,7 +69,7 @@ def test_link_to_another_folder_is_not_published(org, bert, writer, tmp_path, na
     shutil.copy(bert, folder)
     (tmp_path / "secret").write_text("secret")
     (folder / name).symlink_to(tmp_path / "secret")
-    with pytest.raises(ArgumentError, match=rf"{name} is a link out of"):
+    with pytest.raises(ArgumentError, match=rf"{name} is a link to"):
         push([folder], "me/model", access=writer)
     assert "me/model" not in org.repos
     for path in (bert, tmp_path / "secret"):  # as in the Hub's cache
@@ -84,7 +84,7 @@ def test_endpoint_takes_no_link_to_another_folder_along(bert, model_folder, tmp_
     (tmp_path / "out").mkdir()
     shutil.copy(bert, tmp_path / "out")
     (tmp_path / "out" / "config.json").symlink_to(model_folder("bert") / "config.json")
-    with pytest.raises(ArgumentError, match=r"config\.json is a link out of"):
+    with pytest.raises(ArgumentError, match=r"config\.json is a link to"):
         write_endpoint(tmp_path / "out", tmp_path / "endpoint")
     assert not (tmp_path / "endpoint").exists()
 
