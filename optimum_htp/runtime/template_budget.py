@@ -46,14 +46,17 @@ def limited() -> Iterator[None]:
         _budget.reset(token)
 
 
-def spend(amount: int) -> None:
-    """Take units from the budget.
+def spend(amount: int, memory: int = 0) -> None:
+    """Take units, and bytes of texts, from the budget.
 
     Raises:
         ValueError: The budget is exhausted.
     """
     budget = _budget.get()
     budget.units -= amount
+    budget.memory -= memory
+    if budget.memory < 0:
+        raise ValueError(f"its texts need more than {_MOST_MEMORY >> 20} MiB")
     if budget.units < 0:
         raise ValueError("it takes too long: it has too many loop iterations, or too long texts")
 
@@ -139,11 +142,7 @@ def created(value: Any) -> Any:
     """
     if isinstance(value, (str, bytes)):
         check_text(len(value))
-        spend(units(value))
-        budget = _budget.get()
-        budget.memory -= sys.getsizeof(value)
-        if budget.memory < 0:
-            raise ValueError(f"its texts need more than {_MOST_MEMORY >> 20} MiB")
+        spend(units(value), sys.getsizeof(value))
     elif isinstance(value, (Mapping, list, tuple)):
         measured(value)
     return value

@@ -134,6 +134,10 @@ LARGE = {
     "another meaning of a counter": "{% set _counted = range %}{% for a in 99999 %}{% endfor %}",
     "long texts in title case": "{% set x = 'a ' * 2000000 %}" + OFTEN.format("x | title"),
     "many texts": "{% set x = 'é' * 4000000 %}" + "".join(f"{{% set x{n} = x + '{n}' %}}" for n in range(999)),
+    "constant text in a block": "{% set x %}{% for a in range(99999) %}" + "a" * 200000 + "{% endfor %}{% endset %}",
+    "constant text in a macro": "{% macro f() %}{% for a in range(99999) %}" + "a" * 200000 + "{% endfor %}"
+    "{% endmacro %}{% set x = f() %}",
+    "text in a block": "{% set y = 'é' * 4000000 %}{% set x %}{% for a in range(99) %}{{ y }}{% endfor %}{% endset %}",
     "bytes": "{{ ('a'.encode() * 3000000000) | length }}",
     "bytes of a number": "{{ (5).to_bytes(3000000000, 'little') | length }}",
     "digits": "{{ 1.5 | round(100000000, 'ceil') }}",
