@@ -1,8 +1,8 @@
 """Compiles a chat template for jinja2's sandbox, with limits on its time and memory.
 
 A template is part of a model, so it is untrusted. It cannot read attributes that begin with `_` or change its
-arguments. It can use the filters below and the methods in `template_checks`. Each operation takes from the budget of the
-rendering (`template_budget`).
+arguments. It can use the filters below and the methods in `template_checks`. Each operation takes from the budget of
+the rendering (`template_budget`).
 """
 
 from __future__ import annotations
