@@ -190,7 +190,7 @@ def test_export_from_a_mirror_needs_its_weights(published, folder, hub, access, 
 
 
 def test_invalid_mirror_source_is_rejected(plain_bert, folder, access, model_folder):
-    with pytest.raises(ArgumentError, match="is not an export of a model of a Hub"):
+    with pytest.raises(ArgumentError, match="has no record of a model on a Hub"):
         mirror_model(str(plain_bert), str(folder), access)
     with pytest.raises(ArgumentError, match="local model"):
         mirror_model(str(model_folder("bert")), str(folder), access)
