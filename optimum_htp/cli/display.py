@@ -39,6 +39,7 @@ __all__ = [
     "quieted",
     "show",
     "show_data",
+    "amount",
     "show_error",
     "show_json",
     "show_progress",
@@ -96,6 +97,11 @@ def show(line: str = "", file: TextIO | None = None) -> None:
     """
     if file is not None or not _quiet.get():
         _write(printable(without_secrets(line)), file)
+
+
+def amount(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 file`, `2,000 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def show_progress(line: str) -> None:

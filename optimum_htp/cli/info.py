@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import cut, folded, show, show_json, wrapped
+from optimum_htp.cli.display import amount, cut, folded, show, show_json, wrapped
 from optimum_htp.cli.files import FileResult, FilesCommand, expand
 from optimum_htp.cli.options import add_force_argument, add_json_argument
 from optimum_htp.cli.parser import integer
@@ -207,7 +207,7 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
         lines |= {
             "inputs": list(map(str, graph.inputs)) if every else folded(graph.inputs),
             "outputs": list(map(str, graph.outputs)) if every else folded(graph.outputs),
-            "graph": (f"{len(graph.nodes)} nodes, {len(graph.initializers)} initializers",),
+            "graph": (f"{amount(len(graph.nodes), 'node')}, {amount(len(graph.initializers), 'initializer')}",),
             "external data": reading.external,
         }
     return lines

@@ -6,7 +6,7 @@ import dataclasses
 from argparse import ArgumentParser
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import folded, show, show_data, show_json, wrapped
+from optimum_htp.cli.display import amount, folded, show, show_data, show_json, wrapped
 from optimum_htp.cli.files import expand
 from optimum_htp.cli.options import add_json_argument
 from optimum_htp.cli.parser import integer
@@ -84,7 +84,8 @@ class ExtractCommand(Command):
             return
         which = f", call {cut.call} of {cut.calls}" if cut.calls > 1 else ""
         kind = f" {cut.class_name}" if cut.class_name else ""
-        show(f"{cut.path}: {cut.module or '(model)'}{kind}{which}, {cut.nodes} nodes, {cut.initializers} initializers")
+        size = f"{amount(cut.nodes, 'node')}, {amount(cut.initializers, 'initializer')}"
+        show(f"{cut.path}: {cut.module or '(model)'}{kind}{which}, {size}")
         for label, specs in (("inputs", cut.inputs), ("outputs", cut.outputs)):
             for at, line in enumerate(wrapped(folded(specs), len(label) + 1)):
                 show(f"{' ' * len(label) if at else label} {line}")

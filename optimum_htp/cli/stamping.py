@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.cli.display import show, show_progress
+from optimum_htp.cli.display import amount, show, show_progress
 from optimum_htp.cli.files import FileResult, FilesCommand
 from optimum_htp.cli.options import (
     MODEL,
@@ -298,7 +298,7 @@ class TagCommand(FilesCommand):
         would = "would be " if self.args.dry_run else ""
         counted = ", ".join(f"{rule} {count}" for rule, count in outcome.value.coverage.items())
         nodes, modules = len(outcome.value.modules), len(set(outcome.value.modules))
-        show(f"{outcome.file}: {nodes} nodes of {modules} modules {would}tagged ({counted})")
+        show(f"{outcome.file}: {amount(nodes, 'node')} of {amount(modules, 'module')} {would}tagged ({counted})")
         if inexact := outcome.value.inexact:
             show(f"  {inexact} of them have the tag of an enclosing module, because their own module is unknown")
         if not any(outcome.value.tree.classes.values()):
@@ -320,4 +320,4 @@ def _sizes(files: Sequence[EmbeddedFile]) -> str:
     """Return the number of files and their total size."""
     from optimum_htp.report.outline import size_text
 
-    return f"{len(files)} file{'' if len(files) == 1 else 's'} ({size_text(sum(file.size for file in files))})"
+    return f"{amount(len(files), 'file')} ({size_text(sum(file.size for file in files))})"

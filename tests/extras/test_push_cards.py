@@ -115,7 +115,7 @@ def test_code_of_the_card_loads_each_model(org, bert, exported, writer, tmp_path
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m already contains these 1 files")],
+    [(True, "Pushed 1 file to me/m: there"), (False, "Nothing to push: me/m already contains this file")],
 )
 def test_push_without_changes_is_reported(changed, said):
     done = PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed)

@@ -20,7 +20,7 @@ from tests.support.alone import run_alone
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="the paths are those of POSIX")]
 
 GUIDE = (ROOT / "docs" / "without-pytorch.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^pip install .*$", GUIDE.partition("**Without Optimum's gigabytes.**")[2], re.MULTILINE)[:2]
+COMMANDS = re.findall(r"^pip install .*$", GUIDE.partition("## Install without PyTorch")[2], re.MULTILINE)[:2]
 LARGEST = 300 * 10**6  # bytes
 FRAMEWORKS = ("torch", "transformers", "optimum", "onnx", "diffusers")
 TEXT = "the big cat sat on the mat"

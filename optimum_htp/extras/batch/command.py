@@ -297,6 +297,7 @@ def _shown(state: State) -> str:
 
 def _table(jobs: Sequence[Job], outcomes: Mapping[str, JobResult]) -> list[str]:
     """Return a line per model, and a summary."""
+    from optimum_htp.cli.display import amount
     from optimum_htp.extras.batch.jobs import State
 
     width = max((len(job.output) for job in jobs), default=0)
@@ -311,4 +312,4 @@ def _table(jobs: Sequence[Job], outcomes: Mapping[str, JobResult]) -> list[str]:
     states = [outcome.state for outcome in outcomes.values()]
     shown = (State.DONE, State.UP_TO_DATE, State.FAILED, State.CRASHED)
     counted = ", ".join(f"{states.count(state)} {_shown(state)}" for state in shown)
-    return [*lines, f"{len(jobs)} models: {counted}"]
+    return [*lines, f"{amount(len(jobs), 'model')}: {counted}"]

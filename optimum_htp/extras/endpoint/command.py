@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import show, show_json
+from optimum_htp.cli.display import amount, show, show_json
 from optimum_htp.cli.options import add_hub_arguments, add_json_argument, hub_access
 
 __all__ = ["EndpointCommand"]
@@ -49,6 +49,6 @@ class EndpointCommand(Command):
             show_json({**document, "light": made.reason is None})
             return
         how = "without PyTorch" if made.reason is None else f"with PyTorch ({made.reason})"
-        show(f"{made.folder} serves {made.task} {how}; {len(made.files)} files written:")
+        show(f"{made.folder} serves {made.task} {how}; {amount(len(made.files), 'file')} written:")
         for name in made.files:
             show(f"  {name}")

@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optimum_htp.cli.display import show
+from optimum_htp.cli.display import amount, show
 from optimum_htp.cli.files import FileResult, FilesCommand
 from optimum_htp.cli.options import add_hub_arguments, hub_access
 
@@ -54,7 +54,7 @@ class MirrorCommand(FilesCommand):
         """Print the number of files on the mirror."""
         found = outcome.value
         show(
-            f"{found.reference}@{found.commit[:8]}: {len(found.files)} files are on the mirror, "
+            f"{found.reference}@{found.commit[:8]}: {amount(len(found.files), 'file')} on the mirror, "
             f"{len(found.added)} of them new ({found.size:,} bytes)"
         )
 

@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from typing import Final
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import cut, show, show_json, wrapped
+from optimum_htp.cli.display import amount, cut, show, show_json, wrapped
 from optimum_htp.cli.options import add_force_argument, add_json_argument
 from optimum_htp.cli.parser import integer
 
@@ -97,7 +97,8 @@ class ProfileCommand(Command):
             show_json(document)
             return
         sizes = ", ".join(f"{name} {list(shape)}" for name, shape in profile.shapes.items())
-        show(f"{profile.total / 1e3:.3f} ms in {len(profile.graph.nodes)} nodes, mean of {profile.runs} runs")
+        nodes, runs = amount(len(profile.graph.nodes), "node"), amount(profile.runs, "run")
+        show(f"{profile.total / 1e3:.3f} ms in {nodes}, mean of {runs}")
         for line in wrapped([f"{profile.provider}, {sizes}"], 0):
             show(line)
         show()

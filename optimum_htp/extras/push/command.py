@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import show, show_json
+from optimum_htp.cli.display import amount, show, show_json
 from optimum_htp.cli.options import add_hub_arguments, add_json_argument, hub_access
 from optimum_htp.commands import Destination
 from optimum_htp.extras.push import LAYOUTS, OPTIMUM
@@ -80,8 +80,9 @@ class PushDestination(Destination):
         """Return lines about the pushed files and their URL."""
         repo, url, files = result["repo_id"], result["url"], result["files"]
         if not result["changed"]:
-            return [f"Nothing to push: {repo} already contains these {len(files)} files: {url}"]
-        return [f"Pushed {len(files)} files to {repo}: {url}", *(f"  {name}" for name in files)]
+            these = "this file" if len(files) == 1 else f"these {len(files)} files"
+            return [f"Nothing to push: {repo} already contains {these}: {url}"]
+        return [f"Pushed {amount(len(files), 'file')} to {repo}: {url}", *(f"  {name}" for name in files)]
 
 
 def privacy(args: Namespace) -> bool | None:
