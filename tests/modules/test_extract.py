@@ -27,6 +27,7 @@ from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.modules.extract import CuttableModel
 from optimum_htp.modules.patterns import module_classes
 from optimum_htp.onnxfile import read_graph, read_header, read_metadata, rewrite_model
+from optimum_htp.stamping.tag import tag_file
 from tests.conftest import optimum_cli
 from tests.support.submodules import LAYER, inner_values, observed, run
 from tests.support.zoo import ZOO
@@ -311,3 +312,23 @@ def test_calls_in_a_file_of_the_dynamo_exporter(tmp_path):
         assert alike(made, x.numpy())
     with pytest.raises(ExtractError, match="the file does not contain which node belongs"):
         extract_module(path, "twice", out)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"), [("Bernoulli", {}), ("RandomNormalLike", {}), ("RandomUniformLike", {"seed": 1.0})]
+)
+def test_random_value_is_an_input_and_no_constant(operator, attributes, tmp_path):
+    nodes = [
+        helper.make_node(operator, ["p"], ["r"], name="/a/Random", **attributes),
+        helper.make_node("Add", ["x", "r"], ["y"], name="/b/Add"),
+    ]
+    info, p = helper.make_tensor_value_info, onnx.numpy_helper.from_array(np.full(3, 0.5, np.float32), "p")
+    graph = helper.make_graph(nodes, "g", [info("x", 1, [3])], [info("y", 1, [3])], [p])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx"
+    )
+    tag_file(tmp_path / "m.onnx")
+    extract_module(tmp_path / "m.onnx", "b", tmp_path / "b.onnx")
+    made = onnx.load(tmp_path / "b.onnx").graph
+    assert [node.op_type for node in made.node] == ["Add"]
+    assert {value.name for value in made.input} == {"x", "r"}
