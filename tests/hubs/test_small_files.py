@@ -31,6 +31,8 @@ def fetch(repo, hub, tmp_path):
             )
         methods = {}
         for request in requests:
+            if NAME not in request.url:  # a thread of an earlier test, which was given up there
+                continue
             methods.setdefault(request.path.rpartition("/")[2], []).append(request.method)
         return folder, methods
 
