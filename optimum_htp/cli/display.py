@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from optimum_htp.onnxfile import TensorSpec
 
 __all__ = [
+    "amount",
     "OutputClosedError",
     "bar",
     "close_quietly",
@@ -39,7 +40,6 @@ __all__ = [
     "quieted",
     "show",
     "show_data",
-    "amount",
     "show_error",
     "show_json",
     "show_progress",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,11 @@ def mismatch(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) ->
     model_class, model_type = metadata.model_class, model_type_of(config)
     if model_class is not None and model_class not in architectures(config):
         types = _model_types_of(model_class)
+        if types is None and not _are_similar(model_class, config):
+            return (
+                f"it is for a {model_type or None} model, and without transformers it is unknown whether that is a "
+                f"{model_class} like the file"
+            )
         if types and model_type not in types:
             return f"it is for a {model_type or None} model, but the file is a {model_class}"
     if metadata.task not in LABELLED_TASKS:
@@ -60,10 +66,25 @@ def _labels_in_config(config: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) else _DEFAULT_LABELS
 
 
-def _model_types_of(class_name: str) -> set[str]:
-    """Return the model types for which transformers has a class of this name."""
+def _are_similar(class_name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a config names a class or a model type with the same first part as a class, such as `Bert`."""
+    first = _first_part(class_name)
+    model_type = (model_type_of(config) or "").replace("-", "").replace("_", "")
+    return first in {model_type.lower(), *map(_first_part, architectures(config))}
+
+
+def _first_part(class_name: str) -> str:
+    return re.split("For|Model|LMHead", class_name)[0].lower()
+
+
+def _model_types_of(class_name: str) -> set[str] | None:
+    """Return the model types for which transformers has a class of this name; None without transformers."""
     types = set()
-    for mapping in model_names().values():
+    try:
+        names = model_names()
+    except ModuleNotFoundError:
+        return None
+    for mapping in names.values():
         for model_type, classes in mapping.items():
             if class_name in ((classes,) if isinstance(classes, str) else classes):
                 types.add(model_type)

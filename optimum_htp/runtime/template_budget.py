@@ -16,12 +16,12 @@ from typing import Any, Final
 __all__ = ["Size", "check_text", "created", "limited", "measured", "read", "spend", "units"]
 
 _MOST_UNITS: Final = 20_000_000  # about two seconds
-_UNITS_PER_VALUE: Final = 16  # that is measured
-_UNITS_PER_ITEM: Final = 4  # of a collection that is measured
+_UNITS_PER_VALUE: Final = 16  # for each measured value
+_UNITS_PER_ITEM: Final = 4  # for each item of a measured collection
 _SEPARATOR: Final = 3  # characters between two items of a collection as a text
 _MOST_ITEMS: Final = 1 << 18  # of a collection, with the items of its items
 _CHARACTERS_PER_UNIT: Final = 16
-_MOST_MEMORY: Final = 1 << 27  # bytes of all texts that a template creates
+_MOST_MEMORY: Final = 1 << 26  # bytes of all texts that a template creates
 _LONGEST_TEXT: Final = 1 << 22  # characters of a text that a template creates, or of a collection as a text
 
 

@@ -38,8 +38,6 @@ def failures_as(error: type[OptimumHTPError], what: str, advice: str = "") -> It
     """
     try:
         yield
-    except OptimumHTPError:
-        raise
     except BaseException as failure:
         if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -68,6 +69,26 @@ def test_results_match_those_with_the_frameworks(python, exported, zoo_export, t
     out = run_alone(ANSWERS.format(calls=json.dumps(calls), frameworks=FRAMEWORKS), tmp_path, python=python)
     expected = [load(path)(*inputs, **options) for path, inputs, options in calls]
     assert json.loads(out.splitlines()[-1]) == json.loads(json.dumps(expected))
+
+
+@pytest.mark.parametrize(
+    ("config", "is_used"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, True),
+        ({"model_type": "bert"}, True),
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, False),
+    ],
+    ids=repr,
+)
+def test_config_next_to_the_file_is_used_if_it_is_of_the_same_family(config, is_used, python, exported, tmp_path):
+    (folder := tmp_path / "model").mkdir()
+    shutil.copy(exported("bert") / "model.onnx", folder)
+    labels = {str(index): f"adjacent {index}" for index in range(3)}
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": labels}))
+    command = [python, "-m", "optimum_htp.runtime", folder, TEXT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert ("adjacent" in done.stdout) is is_used
+    assert ("is not used for model.onnx" in done.stderr) is not is_used
 
 
 def test_embeddings_and_missing_dependency(python, exported, tmp_path):
